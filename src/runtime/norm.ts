@@ -1,0 +1,41 @@
+import * as tf from "@tensorflow/tfjs-core";
+
+/** Gain and bias of a layer normalisation, each [D]. */
+export interface LayerNorm {
+  readonly gain: tf.Tensor1D;
+  readonly bias: tf.Tensor1D;
+}
+
+/** What a normalisation passes on its way: TransformerLens's `hook_scale` and `hook_normalized`. */
+export type Normalized = {
+  readonly scale: tf.Tensor; // [..., 1]: what the centred input is divided by
+  readonly normalized: tf.Tensor; // [..., D]: before gain and bias
+};
+
+/**
+ * The first half of a layer normalisation: (x − mean) / √(variance + epsilon) over the last axis, with the biased
+ * variance, as torch.nn.LayerNorm.
+ *
+ * @param x float32 [..., D]
+ * @returns both tensors owned by the caller.
+ */
+export function standardize(x: tf.Tensor, epsilon: number): Normalized {
+  return tf.tidy(() => {
+    const centred = tf.sub(x, tf.mean(x, -1, true));
+    const scale = tf.sqrt(tf.add(tf.mean(tf.square(centred), -1, true), epsilon));
+    return { scale, normalized: tf.div(centred, scale) };
+  });
+}
+
+/**
+ * Root-mean-square normalisation without gain: x / √(mean(x²) + epsilon) over the last axis, as T5.
+ *
+ * @param x float32 [..., D]
+ * @returns both tensors owned by the caller.
+ */
+export function rootMeanSquare(x: tf.Tensor, epsilon: number): Normalized {
+  return tf.tidy(() => {
+    const scale = tf.sqrt(tf.add(tf.mean(tf.square(x), -1, true), epsilon));
+    return { scale, normalized: tf.div(x, scale) };
+  });
+}
