@@ -1,20 +1,78 @@
-import type * as tf from "@tensorflow/tfjs-core";
+import * as tf from "@tensorflow/tfjs-core";
 
+import { CheckpointError } from "../errors.js";
 import type { HostMatrix } from "../runtime/linear.js";
+import type { Checkpoint } from "./checkpoint.js";
 
-/** CONTRACT ONLY, to be implemented: name+shape access to a checkpoint's tensors, see the docstrings. */
-export interface WeightScope {
+/**
+ * A checkpoint seen from one path: `scope("layers", 3)` reads tensors by their names under `layers.3.`.
+ *
+ * Every read states the shape it expects and consumes its tensor, so that {@link Checkpoint.finish} can tell what no
+ * network asked for.
+ */
+export class WeightScope {
+  readonly #checkpoint: Checkpoint;
+  readonly #prefix: string;
+
+  constructor(checkpoint: Checkpoint, prefix = "") {
+    this.#checkpoint = checkpoint;
+    this.#prefix = prefix;
+  }
+
   /** The same checkpoint seen from a longer path: `scope("layers", 3)` prefixes `layers.3.`. */
-  scope(...path: readonly (string | number)[]): WeightScope;
+  scope(...path: readonly (string | number)[]): WeightScope {
+    return new WeightScope(this.#checkpoint, this.#prefix + path.map((step) => `${step}.`).join(""));
+  }
+
   /** Whether the checkpoint has `name` under this path. */
-  has(name: string): boolean;
+  has(name: string): boolean {
+    return this.#checkpoint.tensors.has(this.#prefix + name);
+  }
+
   /** Marks tensors as consumed without reading them (training-only buffers). Names that are absent are no error. */
-  ignore(...names: readonly string[]): void;
-  /** The float32 values of `name`, checked to have exactly `shape`; consumes it. */
-  values(name: string, shape: readonly number[]): Promise<Float32Array>;
-  /** A linear layer's weight [rows = out, columns = in] for `linearWeight`; consumes it. */
-  matrix(name: string, rows: number, columns: number): Promise<HostMatrix>;
-  /** A float32 tensor of `shape`, owned by the caller; consumes it. */
+  ignore(...names: readonly string[]): void {
+    for (const name of names) if (this.has(name)) this.#checkpoint.consume(this.#prefix + name);
+  }
+
+  /**
+   * The float32 values of `name`; consumes it.
+   *
+   * @throws {CheckpointError} if it is absent, its shape is not exactly `shape`, its values aren't floats, or one of
+   *   them is NaN or infinite.
+   */
+  async values(name: string, shape: readonly number[]): Promise<Float32Array> {
+    const fullName = this.#prefix + name;
+    const entry = this.#checkpoint.consume(fullName);
+    const sameShape =
+      entry.shape.length === shape.length && entry.shape.every((dimension, axis) => dimension === shape[axis]);
+    if (!sameShape) {
+      throw new CheckpointError({
+        asked: `read "${fullName}" as [${shape.join(",")}]`,
+        found: `[${entry.shape.join(",")}] in ${entry.file.path}`,
+        todo: "Its config.json belongs to another model: fetch both from one place",
+      });
+    }
+    const values = await entry.file.floats(fullName);
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) {
+      throw new CheckpointError({
+        asked: `read "${fullName}" of ${entry.file.path}`,
+        found: `${values[bad]} at position ${bad} of ${values.length}`,
+        todo: "The weights are damaged: fetch them again",
+      });
+    }
+    return values;
+  }
+
+  /** A linear layer's weight [rows = out, columns = in] for `linearWeight`; consumes it. @throws as {@link values}. */
+  async matrix(name: string, rows: number, columns: number): Promise<HostMatrix> {
+    return { values: await this.values(name, [rows, columns]), rows, columns };
+  }
+
+  /** A float32 tensor of `shape`, owned by the caller; consumes it. @throws as {@link values}. */
   tensor(name: string, shape: readonly [number]): Promise<tf.Tensor1D>;
   tensor(name: string, shape: readonly [number, number]): Promise<tf.Tensor2D>;
+  async tensor(name: string, shape: readonly [number] | readonly [number, number]): Promise<tf.Tensor> {
+    return tf.tensor(await this.values(name, shape), [...shape], "float32");
+  }
 }

@@ -1,0 +1,244 @@
+import { createHash } from "node:crypto";
+import { readdir, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
+
+import { CheckpointError } from "../errors.js";
+import { isJsonObject, readJsonFile } from "./json.js";
+import { SafetensorsFile, type TensorEntry } from "./safetensors.js";
+import { WeightScope } from "./scope.js";
+
+const SINGLE_FILE = "model.safetensors";
+const INDEX_FILE = "model.safetensors.index.json";
+
+/** A tensor of a checkpoint and the file it lies in. */
+export interface CheckpointEntry extends TensorEntry {
+  readonly file: SafetensorsFile;
+}
+
+/**
+ * The weights of one directory. Keeps its files open until `close()`, and counts which tensors were consumed.
+ *
+ * ```ts
+ * const checkpoint = await openCheckpoint("weights/demo");
+ * try {
+ *   const text = await loadT5(checkpoint.scope("text_encoder"), config);
+ *   …
+ *   checkpoint.finish();
+ * } finally {
+ *   await checkpoint.close();
+ * }
+ * ```
+ */
+export class Checkpoint {
+  readonly directory: string;
+  readonly files: readonly SafetensorsFile[];
+  /** Every tensor by its full dotted name. */
+  readonly tensors: ReadonlyMap<string, CheckpointEntry>;
+  readonly #consumed = new Map<string, number>();
+
+  constructor(directory: string, files: readonly SafetensorsFile[]) {
+    this.directory = directory;
+    this.files = files;
+    this.tensors = new Map(
+      files.flatMap((file) => [...file.tensors.values()].map((entry) => [entry.name, { ...entry, file }])),
+    );
+  }
+
+  /** The checkpoint seen from a path, from its root without one. */
+  scope(...path: readonly (string | number)[]): WeightScope {
+    return new WeightScope(this).scope(...path);
+  }
+
+  /**
+   * Counts a tensor as consumed and returns its entry; for {@link WeightScope}.
+   *
+   * @throws {CheckpointError} if there is no tensor of that name.
+   */
+  consume(name: string): CheckpointEntry {
+    const entry = this.tensors.get(name);
+    if (entry === undefined) {
+      throw new CheckpointError({
+        asked: `read "${name}" of ${this.directory}`,
+        found: `no tensor of that name among ${this.tensors.size}`,
+        todo: "Its config.json belongs to another model, or this is not a MusicGen checkpoint",
+      });
+    }
+    this.#consumed.set(name, (this.#consumed.get(name) ?? 0) + 1);
+    return entry;
+  }
+
+  /**
+   * Ends loading: proves that every tensor was consumed exactly once.
+   *
+   * @param prefixes limits the proof to tensors under these paths, where only a part of the model was wanted.
+   * @throws {CheckpointError} naming every tensor that was not consumed, and every one consumed more than once.
+   */
+  finish(...prefixes: readonly string[]): void {
+    const inside = [...this.tensors.keys()].filter(
+      (name) => prefixes.length === 0 || prefixes.some((prefix) => name.startsWith(`${prefix}.`)),
+    );
+    const unused = inside.filter((name) => !this.#consumed.has(name));
+    const reused = inside.filter((name) => (this.#consumed.get(name) ?? 0) > 1);
+    if (unused.length === 0 && reused.length === 0) return;
+    const found = [
+      ...(unused.length > 0 ? [`${unused.length} tensors that no network uses: ${unused.join(", ")}`] : []),
+      ...(reused.length > 0 ? [`${reused.length} tensors that were used twice: ${reused.join(", ")}`] : []),
+    ];
+    throw new CheckpointError({
+      asked: `use every weight of ${this.directory} once`,
+      found: found.join("; "),
+      todo: "The checkpoint is of another architecture than its config.json says",
+    });
+  }
+
+  /**
+   * An identity of the weights for provenance: 64 hex digits, the same wherever the checkpoint lies and however it is
+   * cut into files.
+   *
+   * It is the SHA-256 over all tensors in order of their names, of: name, dtype, shape, and data. Of a tensor up to
+   * 4 KiB all data counts; of a longer one four blocks of 1 KiB, evenly spaced from its first to its last byte. So it
+   * costs milliseconds on gigabytes and tells any two trained models apart, but it does not notice a change confined to
+   * bytes in between: it is no checksum against damage. Metadata and config.json do not count.
+   */
+  async fingerprint(): Promise<string> {
+    const hash = createHash("sha256");
+    const names = [...this.tensors.keys()].toSorted();
+    for (const name of names) {
+      const entry = this.tensors.get(name);
+      if (entry === undefined) continue;
+      hash.update(`${JSON.stringify([name, entry.dtype, entry.shape])}\n`);
+      for (const range of sampledRanges(entry.end - entry.start)) hash.update(await entry.file.bytes(name, range));
+    }
+    return hash.digest("hex");
+  }
+
+  /** Closes all files. Safe to call twice; tensors that were read stay valid. */
+  async close(): Promise<void> {
+    await closeAll(this.files);
+  }
+}
+
+const SAMPLES = 4;
+const SAMPLE_BYTES = 1024;
+
+function sampledRanges(bytes: number): { first: number; count: number }[] {
+  if (bytes <= SAMPLES * SAMPLE_BYTES) return [{ first: 0, count: bytes }];
+  return Array.from({ length: SAMPLES }, (_, index) => ({
+    first: Math.floor((index * (bytes - SAMPLE_BYTES)) / (SAMPLES - 1)),
+    count: SAMPLE_BYTES,
+  }));
+}
+
+async function closeAll(files: readonly SafetensorsFile[]): Promise<void> {
+  await Promise.all(files.map((file) => file.close()));
+}
+
+/**
+ * Opens the weights of a directory: `model.safetensors`, or the shards that `model.safetensors.index.json` names. Reads
+ * and checks the headers, no tensor.
+ *
+ * @returns a checkpoint that the caller closes.
+ * @throws {CheckpointError} if the directory or a shard is missing, a file is damaged, index and shards disagree, or
+ *   there are only weights in a format that is not read.
+ */
+export async function openCheckpoint(directory: string): Promise<Checkpoint> {
+  const names = await listDirectory(directory);
+  if (names.includes(SINGLE_FILE)) {
+    return new Checkpoint(directory, [await SafetensorsFile.open(join(directory, SINGLE_FILE))]);
+  }
+  if (names.includes(INDEX_FILE)) return openShards(directory, names);
+  throw noWeights(directory, names);
+}
+
+async function listDirectory(directory: string): Promise<readonly string[]> {
+  try {
+    return await readdir(directory);
+  } catch (cause) {
+    const isFile = await stat(directory).then(
+      (found) => found.isFile(),
+      () => false,
+    );
+    throw new CheckpointError({
+      asked: `open the checkpoint ${directory}`,
+      found: isFile ? "a file" : cause instanceof Error ? cause.message : String(cause),
+      todo: `Give the directory that holds ${SINGLE_FILE} and config.json`,
+      cause,
+    });
+  }
+}
+
+function noWeights(directory: string, names: readonly string[]): CheckpointError {
+  const pickled = names.filter((name) => /\.(bin|pt|pth|ckpt)(\.index\.json)?$/.test(name));
+  if (pickled.length > 0) {
+    return new CheckpointError({
+      asked: `open the checkpoint ${directory}`,
+      found: `${pickled.join(", ")}: not read yet, and no ${SINGLE_FILE}`,
+      todo: "Convert it to safetensors: load it with Python's transformers and call save_pretrained",
+    });
+  }
+  return new CheckpointError({
+    asked: `open the checkpoint ${directory}`,
+    found: `neither ${SINGLE_FILE} nor ${INDEX_FILE}${names.length > 0 ? ` among ${names.join(", ")}` : ""}`,
+    todo: "Give the directory of a MusicGen checkpoint",
+  });
+}
+
+async function openShards(directory: string, present: readonly string[]): Promise<Checkpoint> {
+  const index = join(directory, INDEX_FILE);
+  const shardOf = await readWeightMap(index);
+  const shards = [...new Set(shardOf.values())].toSorted();
+  const missing = shards.filter((shard) => !present.includes(shard));
+  if (missing.length > 0) {
+    const found = `no ${missing.join(", ")} beside it (${missing.length} of ${shards.length} shards missing)`;
+    throw indexFailure(index, found, "Fetch the missing files into the same directory");
+  }
+  const files: SafetensorsFile[] = [];
+  try {
+    for (const shard of shards) files.push(await SafetensorsFile.open(join(directory, shard)));
+    checkAgreement(index, shardOf, files);
+    return new Checkpoint(directory, files);
+  } catch (error) {
+    await closeAll(files);
+    throw error;
+  }
+}
+
+async function readWeightMap(index: string): Promise<ReadonlyMap<string, string>> {
+  const todo = "Fetch the index again: it is damaged";
+  const { weight_map: weightMap } = await readJsonFile(index);
+  if (!isJsonObject(weightMap)) {
+    throw indexFailure(index, "no weight_map", todo);
+  }
+  const shardOf = new Map<string, string>();
+  for (const [name, shard] of Object.entries(weightMap)) {
+    const isPlainName = typeof shard === "string" && shard.endsWith(".safetensors") && basename(shard) === shard;
+    if (!isPlainName) throw indexFailure(index, `${JSON.stringify(shard)} as the file of "${name}"`, todo);
+    shardOf.set(name, shard);
+  }
+  if (shardOf.size === 0) throw indexFailure(index, "an empty weight_map", todo);
+  return shardOf;
+}
+
+function checkAgreement(index: string, shardOf: ReadonlyMap<string, string>, files: readonly SafetensorsFile[]): void {
+  const todo = "Index and shards are of different versions: fetch all of them from one place";
+  const shards = new Map(files.map((file) => [basename(file.path), file]));
+  const absent = [...shardOf].filter(([name, shard]) => shards.get(shard)?.tensors.has(name) !== true);
+  if (absent.length > 0) {
+    const list = absent.map(([name, shard]) => `${name} (${shard})`).join(", ");
+    throw indexFailure(index, `${absent.length} tensors that their shards lack: ${list}`, todo);
+  }
+  for (const [shard, { tensors }] of shards) {
+    const unlisted = [...tensors.keys()].filter((name) => shardOf.get(name) !== shard);
+    if (unlisted.length > 0) {
+      throw indexFailure(
+        index,
+        `${unlisted.length} tensors of ${shard} that it does not list: ${unlisted.join(", ")}`,
+        todo,
+      );
+    }
+  }
+}
+
+function indexFailure(index: string, found: string, todo: string): CheckpointError {
+  return new CheckpointError({ asked: `read ${index}`, found, todo });
+}

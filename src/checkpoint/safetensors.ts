@@ -1,0 +1,517 @@
+import { randomBytes } from "node:crypto";
+import { open, rename, rm, type FileHandle } from "node:fs/promises";
+import { endianness } from "node:os";
+
+import { CheckpointError, UsageError } from "../errors.js";
+import { bfloatToFloat, fitsHalf, floatToHalf, halfToFloat } from "./float16.js";
+import { isJsonObject, type JsonObject } from "./json.js";
+
+/**
+ * The safetensors format (https://huggingface.co/docs/safetensors): eight bytes with the header's length N, N bytes of
+ * JSON `{name: {dtype, shape, data_offsets}, "__metadata__": {…}}`, then the raw little-endian values of all tensors
+ * back to back. A header is read and checked in full before any tensor is; tensors are read one by one, so a file may
+ * be larger than memory.
+ */
+
+const BYTES_PER_VALUE = {
+  BOOL: 1,
+  U8: 1,
+  I8: 1,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
+  U16: 2,
+  I16: 2,
+  F16: 2,
+  BF16: 2,
+  U32: 4,
+  I32: 4,
+  F32: 4,
+  U64: 8,
+  I64: 8,
+  F64: 8,
+} as const;
+
+/** How the values of a tensor are stored. */
+export type Dtype = keyof typeof BYTES_PER_VALUE;
+
+/** What a header says of one tensor. */
+export interface TensorEntry {
+  readonly name: string;
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly size: number; // number of values
+  readonly start: number; // in bytes from the start of the file
+  readonly end: number;
+}
+
+/** A checked header. `tensors` is in the order of the data. */
+export interface Header {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: ReadonlyMap<string, TensorEntry>;
+}
+
+/** A consecutive part of a tensor's values in row-major order. */
+export interface ValueRange {
+  readonly first: number;
+  readonly count: number;
+}
+
+const LENGTH_BYTES = 8;
+const MAX_HEADER_BYTES = 100_000_000; // the limit of the reference implementation
+const MAX_TRANSFER_BYTES = 2 ** 30; // one read or write call takes at most 2³¹ − 1 bytes
+
+/** An open safetensors file. It keeps a file descriptor until `close()`. */
+export class SafetensorsFile {
+  readonly path: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: ReadonlyMap<string, TensorEntry>;
+  readonly #handle: FileHandle;
+
+  private constructor(path: string, header: Header, handle: FileHandle) {
+    this.path = path;
+    this.metadata = header.metadata;
+    this.tensors = header.tensors;
+    this.#handle = handle;
+  }
+
+  /**
+   * Opens a file and reads its header, no tensor.
+   *
+   * @throws {CheckpointError} if the file is missing, unreadable, or breaks the format anywhere in its header.
+   */
+  static async open(path: string): Promise<SafetensorsFile> {
+    if (endianness() !== "LE") throw failure(path, "a big-endian processor", "Safetensors needs a little-endian one");
+    const handle = await open(path, "r").catch((cause: unknown) => {
+      throw failure(path, describe(cause), "Check the path and its permissions", cause);
+    });
+    try {
+      const stat = await handle.stat();
+      if (!stat.isFile()) throw failure(path, "not a regular file", "Give the path of a .safetensors file");
+      const length = await readHeaderLength(handle, path, stat.size);
+      const json = new Uint8Array(length);
+      await readFully(handle, json, LENGTH_BYTES, path);
+      return new SafetensorsFile(path, parseHeader(json, stat.size, path), handle);
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+  }
+
+  /** Releases the file. Safe to call twice; reading afterwards fails. */
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+
+  /**
+   * The entry of a tensor.
+   *
+   * @throws {CheckpointError} if the file has no tensor of that name.
+   */
+  entry(name: string): TensorEntry {
+    const entry = this.tensors.get(name);
+    if (entry) return entry;
+    throw failure(this.path, `no tensor named "${name}"`, "List the file's tensors with `tonearm inspect`");
+  }
+
+  /**
+   * Reads a tensor of floats: F32, F16 and BF16 exactly, F64 rounded to float32.
+   *
+   * @param range the values wanted; all of them by default.
+   * @returns a new array on a buffer of its own.
+   * @throws {CheckpointError} if there is no such tensor, its values aren't floats, or the file can't be read.
+   */
+  async floats(name: string, range?: ValueRange): Promise<Float32Array<ArrayBuffer>> {
+    const entry = this.entry(name);
+    switch (entry.dtype) {
+      case "F32":
+        return new Float32Array(await this.#read(entry, range));
+      case "F16":
+        return halfToFloat(new Uint16Array(await this.#read(entry, range)));
+      case "BF16":
+        return bfloatToFloat(new Uint16Array(await this.#read(entry, range)));
+      case "F64":
+        return new Float32Array(new Float64Array(await this.#read(entry, range)));
+      default:
+        throw tensorFailure(this.path, name, `values of type ${entry.dtype}`, "Only F32, F16, BF16 and F64 are floats");
+    }
+  }
+
+  /**
+   * Reads a tensor of integers: I32, I64 (each must fit 32 bits), U8 and BOOL.
+   *
+   * @param range the values wanted; all of them by default.
+   * @returns a new array on a buffer of its own.
+   * @throws {CheckpointError} if there is no such tensor, its values aren't integers or too large, or the file can't be
+   *   read.
+   */
+  async integers(name: string, range?: ValueRange): Promise<Int32Array<ArrayBuffer>> {
+    const entry = this.entry(name);
+    switch (entry.dtype) {
+      case "I32":
+        return new Int32Array(await this.#read(entry, range));
+      case "I64":
+        return Int32Array.from(new BigInt64Array(await this.#read(entry, range)), (value) => {
+          if (BigInt.asIntN(32, value) === value) return Number(value);
+          throw tensorFailure(this.path, name, `the value ${value}`, "Integers must fit 32 bits");
+        });
+      case "U8":
+      case "BOOL":
+        return new Int32Array(new Uint8Array(await this.#read(entry, range)));
+      default:
+        throw tensorFailure(
+          this.path,
+          name,
+          `values of type ${entry.dtype}`,
+          "Only I32, I64, U8 and BOOL are integers",
+        );
+    }
+  }
+
+  /**
+   * Reads `count` raw bytes of a tensor from byte `first` of its data on.
+   *
+   * @throws {CheckpointError} if there is no such tensor or the file can't be read; {@link UsageError} if the range
+   *   leaves the tensor.
+   */
+  async bytes(name: string, { first, count }: ValueRange): Promise<Uint8Array<ArrayBuffer>> {
+    const { start, end } = this.entry(name);
+    checkRange({ first, count }, end - start, `bytes of tensor "${name}"`);
+    const bytes = new Uint8Array(count);
+    await readFully(this.#handle, bytes, start + first, this.path, name);
+    return bytes;
+  }
+
+  async #read({ name, dtype, size }: TensorEntry, range: ValueRange = { first: 0, count: size }): Promise<ArrayBuffer> {
+    checkRange(range, size, `values of tensor "${name}"`);
+    const width = BYTES_PER_VALUE[dtype];
+    const bytes = await this.bytes(name, { first: range.first * width, count: range.count * width });
+    return bytes.buffer;
+  }
+}
+
+function checkRange({ first, count }: ValueRange, available: number, what: string): void {
+  if (Number.isSafeInteger(first) && Number.isSafeInteger(count) && first >= 0 && count >= 0) {
+    if (first + count <= available) return;
+  }
+  throw new UsageError({
+    asked: `read ${count} ${what} from ${first} on`,
+    found: `${available} of them`,
+    todo: "Ask for a range inside the tensor",
+  });
+}
+
+async function readHeaderLength(handle: FileHandle, path: string, fileSize: number): Promise<number> {
+  const fetchAgain = "Fetch the file again: it is damaged or was cut short";
+  if (fileSize < LENGTH_BYTES + 2) throw failure(path, `only ${fileSize} bytes`, fetchAgain);
+  const bytes = new Uint8Array(LENGTH_BYTES);
+  await readFully(handle, bytes, 0, path);
+  if (Buffer.from(bytes).toString("latin1") === "version ") {
+    throw failure(path, "a Git LFS pointer in place of the weights", "Run `git lfs pull` where the file came from");
+  }
+  const length = new DataView(bytes.buffer).getBigUint64(0, true);
+  if (length > BigInt(MAX_HEADER_BYTES)) {
+    throw failure(path, `a header of ${length} bytes, over the limit of ${MAX_HEADER_BYTES}`, fetchAgain);
+  }
+  if (LENGTH_BYTES + Number(length) > fileSize) {
+    throw failure(path, `a header of ${length} bytes in a file of ${fileSize}`, fetchAgain);
+  }
+  return Number(length);
+}
+
+async function readFully(
+  handle: FileHandle,
+  target: Uint8Array,
+  position: number,
+  path: string,
+  tensor?: string,
+): Promise<void> {
+  let done = 0;
+  while (done < target.byteLength) {
+    const wanted = Math.min(target.byteLength - done, MAX_TRANSFER_BYTES);
+    const { bytesRead } = await handle.read(target, done, wanted, position + done).catch((cause: unknown) => {
+      throw tensorFailure(path, tensor, describe(cause), "Check that the file is still open and readable", cause);
+    });
+    if (bytesRead === 0) {
+      throw tensorFailure(path, tensor, `the end of the file at ${position + done}`, "It became shorter while open");
+    }
+    done += bytesRead;
+  }
+}
+
+/**
+ * Checks a header against the format and the file's size.
+ *
+ * @param json the header's own bytes, without the length in front.
+ * @param fileSize in bytes.
+ * @param path named in errors.
+ * @throws {CheckpointError} if it is not UTF-8 JSON, names anything twice, a tensor's dtype, shape and byte range do not
+ *   agree, or the ranges do not tile the data without hole or overlap up to the end of the file.
+ */
+export function parseHeader(json: Uint8Array, fileSize: number, path: string): Header {
+  const fetchAgain = "Fetch the file again or write it anew: it is damaged";
+  const fields = parseJsonObject(json, path);
+  const dataStart = LENGTH_BYTES + json.byteLength;
+  const entries: TensorEntry[] = [];
+  let metadata: Readonly<Record<string, string>> = {};
+  for (const [name, value] of Object.entries(fields)) {
+    if (name === "__metadata__") metadata = parseMetadata(value, path);
+    else entries.push(parseEntry(name, value, dataStart, path));
+  }
+  entries.sort((a, b) => a.start - b.start || a.end - b.end);
+  let expected = dataStart;
+  for (const { name, start, end } of entries) {
+    if (end > fileSize) {
+      throw tensorFailure(path, name, `data up to byte ${end} in a file of ${fileSize}`, fetchAgain);
+    }
+    if (start !== expected) {
+      const what = start < expected ? "data that overlaps another tensor's" : "a hole before its data";
+      throw tensorFailure(path, name, `${what} (starts at byte ${start}, expected ${expected})`, fetchAgain);
+    }
+    expected = end;
+  }
+  if (expected !== fileSize) {
+    throw failure(path, `${fileSize - expected} bytes after the last tensor`, fetchAgain);
+  }
+  return { metadata, tensors: new Map(entries.map((entry) => [entry.name, entry])) };
+}
+
+function parseJsonObject(bytes: Uint8Array, path: string): JsonObject {
+  const todo = "Give a .safetensors file: this is another format, or it is damaged";
+  let text: string;
+  let value: unknown;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw failure(path, `a header that is not JSON (${describe(cause)})`, todo, cause);
+  }
+  if (!isJsonObject(value)) throw failure(path, "a header that is not a JSON object", todo);
+  const twice = duplicateKey(text);
+  if (twice !== undefined) throw failure(path, `"${twice}" twice in its header`, todo);
+  return value;
+}
+
+function parseMetadata(value: unknown, path: string): Readonly<Record<string, string>> {
+  const todo = "Metadata must be a JSON object of strings: write the file anew";
+  if (!isJsonObject(value)) throw failure(path, "metadata that is not a JSON object", todo);
+  const texts: [string, string][] = Object.entries(value).map(([key, text]) => {
+    if (typeof text !== "string") throw failure(path, `metadata "${key}" that is not a string`, todo);
+    return [key, text];
+  });
+  return Object.fromEntries(texts);
+}
+
+function parseEntry(name: string, value: unknown, dataStart: number, path: string): TensorEntry {
+  const todo = "Write the file anew: its header breaks the safetensors format";
+  if (!isJsonObject(value)) throw tensorFailure(path, name, "an entry that is not a JSON object", todo);
+  const { dtype, shape, data_offsets: offsets } = value;
+  if (!isDtype(dtype)) throw tensorFailure(path, name, `dtype ${show(dtype)}`, todo);
+  if (!Array.isArray(shape) || !shape.every(isCount)) throw tensorFailure(path, name, `shape ${show(shape)}`, todo);
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
+    throw tensorFailure(path, name, `data_offsets ${show(offsets)}`, todo);
+  }
+  const [begin = 0, end = 0] = offsets;
+  const size = shape.reduce((product, dimension) => product * dimension, 1);
+  const bytes = size * BYTES_PER_VALUE[dtype];
+  if (end - begin !== bytes) {
+    const found = `${end - begin} bytes of data where ${dtype} ${show(shape)} takes ${bytes}`;
+    throw tensorFailure(path, name, found, todo);
+  }
+  return { name, dtype, shape, size, start: dataStart + begin, end: dataStart + end };
+}
+
+function isDtype(value: unknown): value is Dtype {
+  return typeof value === "string" && Object.hasOwn(BYTES_PER_VALUE, value);
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && Number(value) >= 0;
+}
+
+/** The first key that occurs twice in one object of a valid JSON text: `JSON.parse` would keep the last one unasked. */
+function duplicateKey(json: string): string | undefined {
+  const enclosing: Set<string>[] = []; // the keys so far of each object or list around `at`
+  for (let at = 0; at < json.length; at++) {
+    const character = json[at];
+    if (character === "{" || character === "[") enclosing.push(new Set());
+    else if (character === "}" || character === "]") enclosing.pop();
+    else if (character === '"') {
+      const end = endOfString(json, at);
+      const isKey = nextMark(json, end) === ":";
+      if (isKey) {
+        const key = JSON.parse(json.slice(at, end)) as string;
+        const keys = enclosing.at(-1);
+        if (keys?.has(key)) return key;
+        keys?.add(key);
+      }
+      at = end - 1;
+    }
+  }
+  return undefined;
+}
+
+/** Index just after the string that opens at `start`. */
+function endOfString(json: string, start: number): number {
+  let at = start + 1;
+  while (at < json.length && json[at] !== '"') at += json[at] === "\\" ? 2 : 1;
+  return at + 1;
+}
+
+function nextMark(json: string, start: number): string | undefined {
+  let at = start;
+  while (/\s/.test(json[at] ?? "")) at++;
+  return json[at];
+}
+
+/** A tensor to write. Values may be given late, as a function, so that a large file needs one tensor in memory at a time. */
+export interface NamedTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: "F32" | "F16" | "I32";
+  readonly values: TensorValues | (() => TensorValues | Promise<TensorValues>);
+}
+
+/** Float32Array for F32 and F16, Int32Array for I32. */
+export type TensorValues = Float32Array | Int32Array;
+
+/**
+ * Writes a safetensors file. It appears under its name only when it is complete: until then it grows beside it under a
+ * temporary name, which a failure removes. An existing file is replaced.
+ *
+ * Four-byte values are laid out before two-byte ones, so that each tensor is aligned to its own width.
+ *
+ * @param metadata free text, kept under `__metadata__`.
+ * @throws {CheckpointError} if a name occurs twice, values do not fill their shape, are of the wrong type or too large for
+ *   F16, or the file can't be written.
+ */
+export async function writeSafetensors(
+  path: string,
+  tensors: readonly NamedTensor[],
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  const ordered = inLayoutOrder(tensors);
+  const header = encodeHeader(ordered, metadata, path);
+  const temporary = `${path}.${randomBytes(6).toString("hex")}.partial`;
+  const handle = await open(temporary, "wx").catch((cause: unknown) => {
+    throw writeFailure(path, describe(cause), "Check that its directory exists and can be written to", cause);
+  });
+  try {
+    await writeFully(handle, header, path);
+    for (const tensor of ordered) await writeFully(handle, await encodeValues(tensor, path), path);
+    await handle.sync();
+    await handle.close();
+    await rename(temporary, path).catch((cause: unknown) => {
+      throw writeFailure(path, describe(cause), "Check that no directory of that name is in the way", cause);
+    });
+  } catch (error) {
+    await handle.close();
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+/** The same file in memory. @throws {CheckpointError} as {@link writeSafetensors}. */
+export async function encodeSafetensors(
+  tensors: readonly NamedTensor[],
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<Uint8Array<ArrayBuffer>> {
+  const where = "memory";
+  const ordered = inLayoutOrder(tensors);
+  const parts = [encodeHeader(ordered, metadata, where)];
+  for (const tensor of ordered) parts.push(await encodeValues(tensor, where));
+  return new Uint8Array(Buffer.concat(parts));
+}
+
+function inLayoutOrder(tensors: readonly NamedTensor[]): readonly NamedTensor[] {
+  return tensors.toSorted((a, b) => BYTES_PER_VALUE[b.dtype] - BYTES_PER_VALUE[a.dtype]);
+}
+
+function encodeHeader(
+  tensors: readonly NamedTensor[],
+  metadata: Readonly<Record<string, string>>,
+  path: string,
+): Uint8Array {
+  const fields = new Map<string, unknown>();
+  if (Object.keys(metadata).length > 0) fields.set("__metadata__", metadata);
+  let offset = 0;
+  for (const { name, dtype, shape } of tensors) {
+    if (name === "__metadata__" || fields.has(name)) {
+      throw writeFailure(path, `two entries named "${name}"`, "Give each tensor a name of its own");
+    }
+    if (!shape.every(isCount)) {
+      throw writeFailure(path, `tensor "${name}" of shape ${show(shape)}`, "Dimensions are whole numbers from 0 on");
+    }
+    const bytes = sizeOf(shape) * BYTES_PER_VALUE[dtype];
+    fields.set(name, { dtype, shape, data_offsets: [offset, offset + bytes] });
+    offset += bytes;
+  }
+  const json = Buffer.from(JSON.stringify(Object.fromEntries(fields)));
+  const length = Math.ceil(json.byteLength / 8) * 8; // so that the data begins aligned
+  if (length > MAX_HEADER_BYTES) {
+    throw writeFailure(path, `a header of ${length} bytes, over ${MAX_HEADER_BYTES}`, "Split it into several files");
+  }
+  const header = new Uint8Array(LENGTH_BYTES + length).fill(0x20); // the format pads with spaces
+  new DataView(header.buffer).setBigUint64(0, BigInt(length), true);
+  header.set(json, LENGTH_BYTES);
+  return header;
+}
+
+async function encodeValues({ name, shape, dtype, values: given }: NamedTensor, path: string): Promise<Uint8Array> {
+  const values = typeof given === "function" ? await given() : given;
+  if (values.length !== sizeOf(shape)) {
+    const found = `${values.length} values for tensor "${name}" of shape ${show(shape)}`;
+    throw writeFailure(path, found, `Give ${sizeOf(shape)} values`);
+  }
+  if (values instanceof Int32Array !== (dtype === "I32")) {
+    const found = `${values.constructor.name} values for tensor "${name}" of dtype ${dtype}`;
+    throw writeFailure(path, found, "I32 takes an Int32Array, F32 and F16 take a Float32Array");
+  }
+  const stored = dtype === "F16" && values instanceof Float32Array ? toHalves(values, name, path) : values;
+  return new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength);
+}
+
+function toHalves(values: Float32Array, name: string, path: string): Uint16Array {
+  const tooLarge = values.find((value) => !fitsHalf(value));
+  if (tooLarge !== undefined) {
+    throw writeFailure(path, `the value ${tooLarge} in tensor "${name}"`, "F16 ends at 65504: write it as F32");
+  }
+  return floatToHalf(values);
+}
+
+async function writeFully(handle: FileHandle, bytes: Uint8Array, path: string): Promise<void> {
+  let done = 0;
+  while (done < bytes.byteLength) {
+    const wanted = Math.min(bytes.byteLength - done, MAX_TRANSFER_BYTES);
+    const { bytesWritten } = await handle.write(bytes, done, wanted).catch((cause: unknown) => {
+      throw writeFailure(path, describe(cause), "Check the space left on its disk", cause);
+    });
+    done += bytesWritten;
+  }
+}
+
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, dimension) => product * dimension, 1);
+}
+
+function show(value: unknown): string {
+  const text = JSON.stringify(value) as string | undefined; // JSON has no word for undefined
+  if (text === undefined) return "missing";
+  return text.length > 120 ? `${text.slice(0, 120)}…` : text;
+}
+
+function describe(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}
+
+function failure(path: string, found: string, todo: string, cause?: unknown): CheckpointError {
+  return new CheckpointError({ asked: `read ${path}`, found, todo, cause });
+}
+
+function tensorFailure(path: string, name: string | undefined, found: string, todo: string, cause?: unknown): Error {
+  if (name === undefined) return failure(path, found, todo, cause);
+  return new CheckpointError({ asked: `read tensor "${name}" of ${path}`, found, todo, cause });
+}
+
+function writeFailure(path: string, found: string, todo: string, cause?: unknown): CheckpointError {
+  return new CheckpointError({ asked: `write ${path}`, found, todo, cause });
+}
