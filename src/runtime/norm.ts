@@ -39,3 +39,18 @@ export function rootMeanSquare(x: tf.Tensor, epsilon: number): Normalized {
     return { scale, normalized: tf.div(x, scale) };
   });
 }
+
+/**
+ * Layer normalisation with gain and bias over the last axis, in one go.
+ *
+ * @param x float32 [..., D]
+ * @returns [..., D] owned by the caller.
+ */
+export function layerNorm<T extends tf.Tensor>(x: T, norm: LayerNorm, epsilon: number): T {
+  return tf.tidy(() => affine(standardize(x, epsilon).normalized as T, norm));
+}
+
+/** The second half of a layer normalisation: normalized · gain + bias. @returns [..., D] owned by the caller. */
+export function affine<T extends tf.Tensor>(normalized: T, { gain, bias }: LayerNorm): T {
+  return tf.tidy(() => tf.add<T>(tf.mul(normalized, gain), bias));
+}

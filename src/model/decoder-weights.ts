@@ -1,0 +1,139 @@
+import type * as tf from "@tensorflow/tfjs-core";
+
+import type { WeightScope } from "../checkpoint/scope.js";
+import { linearWeight, type Linear } from "../runtime/linear.js";
+import type { LayerNorm } from "../runtime/norm.js";
+import type { DecoderConfig } from "./config.js";
+
+/** Self-attention of one block. No biases, as in the reference. */
+export type SelfAttentionWeights = {
+  readonly qkv: Linear; // [D, 3D]: q, k and v side by side
+  readonly out: Linear; // [D, D]
+};
+
+/** Cross-attention of one block. Its keys and values are computed once per prompt. */
+export type CrossAttentionWeights = {
+  readonly q: Linear; // [D, D]
+  readonly kv: Linear; // [D, 2D]: k and v side by side
+  readonly out: Linear; // [D, D]
+};
+
+/** The feed-forward part of one block. */
+export type MlpWeights = {
+  readonly in: Linear; // [D, 4D]
+  readonly out: Linear; // [4D, D]
+};
+
+/** One decoder block, normalised before each part. */
+export type BlockWeights = {
+  readonly ln1: LayerNorm;
+  readonly attn: SelfAttentionWeights;
+  readonly ln2?: LayerNorm; // ln2 and crossAttn: absent in the melody models, which read their text as a prefix
+  readonly crossAttn?: CrossAttentionWeights;
+  readonly ln3: LayerNorm;
+  readonly mlp: MlpWeights;
+};
+
+/** The language model that predicts codes. */
+export type DecoderWeights = {
+  readonly embed: readonly tf.Tensor2D[]; // K × [V + 1, D]; the last row is the pad token
+  readonly blocks: readonly BlockWeights[];
+  readonly lnFinal: LayerNorm;
+  readonly heads: Linear; // [D, K·V]: the heads of all codebooks side by side
+};
+
+/** A decoder with what goes around it: the projection of text states and, if the file has one, its table of positions. */
+export type DecoderCheckpoint = {
+  readonly decoder: DecoderWeights;
+  readonly textProjection: Linear | undefined; // [Dt, D]; undefined where T5 is as wide as the decoder
+  readonly positionTable: Float32Array | undefined; // [P, D] on the host
+};
+
+/**
+ * Reads the decoder from a checkpoint in the Hugging Face layout. Conversions made here, once: transposes, q/k/v and
+ * heads joined.
+ *
+ * @param scope the root of the checkpoint
+ * @param textWidth width of the text encoder's states
+ * @returns weights owned by the caller.
+ * @throws {CheckpointError} if a tensor is missing or has another shape.
+ */
+export async function loadDecoder(
+  scope: WeightScope,
+  config: DecoderConfig,
+  textWidth: number,
+): Promise<DecoderCheckpoint> {
+  const { codebooks, codebookSize, width } = config;
+  const decoder = scope.scope("decoder", "model", "decoder");
+  const heads = scope.scope("decoder", "lm_heads");
+
+  const embed: tf.Tensor2D[] = [];
+  for (let k = 0; k < codebooks; k++) {
+    embed.push(await decoder.tensor(`embed_tokens.${k}.weight`, [codebookSize + 1, width]));
+  }
+  const blocks: BlockWeights[] = [];
+  for (let layer = 0; layer < config.layers; layer++)
+    blocks.push(await loadBlock(decoder.scope("layers", layer), config));
+
+  const headMatrices = [];
+  for (let k = 0; k < codebooks; k++) headMatrices.push(await heads.matrix(`${k}.weight`, codebookSize, width));
+
+  return {
+    decoder: {
+      embed,
+      blocks,
+      lnFinal: await loadNorm(decoder.scope("layer_norm"), width),
+      heads: { weight: linearWeight(...headMatrices) },
+    },
+    textProjection: await loadTextProjection(scope, width, textWidth),
+    positionTable: decoder.has("embed_positions.weights")
+      ? await decoder.values("embed_positions.weights", [config.maxPositions, width])
+      : undefined,
+  };
+}
+
+async function loadBlock(scope: WeightScope, config: DecoderConfig): Promise<BlockWeights> {
+  const { width, ffnWidth, crossAttention } = config;
+  const attn = scope.scope("self_attn");
+  const block: BlockWeights = {
+    ln1: await loadNorm(scope.scope("self_attn_layer_norm"), width),
+    attn: {
+      qkv: await joined(attn, ["q_proj", "k_proj", "v_proj"], width, width),
+      out: await joined(attn, ["out_proj"], width, width),
+    },
+    ln3: await loadNorm(scope.scope("final_layer_norm"), width),
+    mlp: {
+      in: await joined(scope, ["fc1"], ffnWidth, width),
+      out: await joined(scope, ["fc2"], width, ffnWidth),
+    },
+  };
+  if (!crossAttention) return block;
+  const cross = scope.scope("encoder_attn");
+  return {
+    ...block,
+    ln2: await loadNorm(scope.scope("encoder_attn_layer_norm"), width),
+    crossAttn: {
+      q: await joined(cross, ["q_proj"], width, width),
+      kv: await joined(cross, ["k_proj", "v_proj"], width, width),
+      out: await joined(cross, ["out_proj"], width, width),
+    },
+  };
+}
+
+async function joined(scope: WeightScope, names: readonly string[], outputs: number, inputs: number): Promise<Linear> {
+  const parts = [];
+  for (const name of names) parts.push(await scope.matrix(`${name}.weight`, outputs, inputs));
+  return { weight: linearWeight(...parts) };
+}
+
+async function loadNorm(scope: WeightScope, width: number): Promise<LayerNorm> {
+  return { gain: await scope.tensor("weight", [width]), bias: await scope.tensor("bias", [width]) };
+}
+
+async function loadTextProjection(scope: WeightScope, width: number, textWidth: number): Promise<Linear | undefined> {
+  if (textWidth === width && !scope.has("enc_to_dec_proj.weight")) return undefined;
+  return {
+    weight: linearWeight(await scope.matrix("enc_to_dec_proj.weight", width, textWidth)),
+    bias: await scope.tensor("enc_to_dec_proj.bias", [width]),
+  };
+}

@@ -1,0 +1,398 @@
+import * as tf from "@tensorflow/tfjs-core";
+
+import { announce, type Taps, type Walk } from "../runtime/announce.js";
+import {
+  attend,
+  attentionPattern,
+  attentionScores,
+  attentionValues,
+  causalMask,
+  disposeCache,
+  disposeKeyValues,
+  EMPTY_CACHE,
+  extendCache,
+  type AttentionMask,
+  type KeyValueCache,
+  type KeyValues,
+} from "../runtime/attention.js";
+import { gelu } from "../runtime/gelu.js";
+import { linear, type Linear } from "../runtime/linear.js";
+import { affine, layerNorm, standardize, type LayerNorm } from "../runtime/norm.js";
+import { Owner } from "../runtime/owner.js";
+import type { DecoderConfig } from "./config.js";
+import type { BlockWeights, DecoderWeights } from "./decoder-weights.js";
+import { positionEmbeddings } from "./positions.js";
+
+/**
+ * The language model of MusicGen, in forward order: embeddings, blocks, heads.
+ *
+ * Shapes: B batch items, R rows (batch × guidance roles, row r·B + b), Rc the first rows, those that read a text,
+ * T positions of this pass, T' positions so far, S text tokens, D width, H heads, Dh head width, K codebooks,
+ * V codebook entries.
+ *
+ * Every activation is announced under the name in its `yield*`, and the pass goes on with what comes back. An edited
+ * intermediate adds its difference to the fused result, so that an edit which changes nothing changes not one bit.
+ */
+
+/** The codes of one pass, with pad tokens where the delay pattern puts them. */
+export interface DecoderInput {
+  readonly ids: Int32Array; // [B, K, T], each 0 … V (V is the pad token)
+  readonly batch: number; // B
+  readonly positions: number; // T
+  readonly rows: number; // R, a multiple of B
+}
+
+/** What the text contributes: keys and values of every block, computed once per prompt. */
+export interface TextMemory {
+  readonly rows: number; // Rc
+  readonly blocks: readonly KeyValues[]; // L × [Rc, H, S, Dh]
+  readonly mask: AttentionMask; // [Rc, 1, 1, S]
+}
+
+/** What a pass leaves for the next: the number of positions seen, and every block's keys and values. */
+export interface DecoderState {
+  readonly length: number;
+  readonly caches: readonly KeyValueCache[];
+}
+
+/** How a pass is run. */
+export interface DecoderPass {
+  /** Positions seen before. A pass takes ownership of it, even if it ends early. Undefined: from position 0, and no state is kept. */
+  readonly state: DecoderState | undefined;
+  /** Null: no row reads a text. */
+  readonly memory: TextMemory | undefined;
+  /** Logits for all positions, or for the last one only, as generation needs. */
+  readonly logits: "all" | "last";
+  /** The checkpoint's own table of position embeddings. */
+  readonly positionTable: Float32Array | undefined;
+}
+
+/** The result of a pass; both parts are owned by the caller. */
+export interface DecoderOutput {
+  readonly logits: tf.Tensor4D; // [R, K, T, V], T = 1 for `logits: "last"`
+  readonly state: DecoderState | undefined;
+}
+
+const LAYER_NORM_EPSILON = 1e-5;
+
+/** The state before the first position. */
+export function initialState(config: DecoderConfig): DecoderState {
+  return { length: 0, caches: Array.from({ length: config.layers }, () => EMPTY_CACHE) };
+}
+
+/** Frees a state. */
+export function disposeState(state: DecoderState): void {
+  state.caches.forEach(disposeCache);
+}
+
+/**
+ * Keys and values of the projected text for every block.
+ *
+ * @param states projected text [Rc, S, D], zero where padded
+ * @param mask of {@link paddingMask}; the memory takes ownership of it
+ * @returns owned by the caller.
+ */
+export function textMemory(
+  weights: DecoderWeights,
+  config: DecoderConfig,
+  states: tf.Tensor3D,
+  mask: AttentionMask,
+): TextMemory {
+  const blocks = weights.blocks.flatMap(({ crossAttn }) => {
+    if (crossAttn === undefined) return [];
+    const kv = linear(states, crossAttn.kv); // [Rc, S, 2D]
+    const [keys, values] = splitHeads(kv, 2, config);
+    kv.dispose();
+    return keys && values ? [{ keys, values }] : [];
+  });
+  return { rows: states.shape[0], blocks, mask };
+}
+
+/** Frees a memory and its mask. */
+export function disposeMemory({ blocks, mask }: TextMemory): void {
+  blocks.forEach(disposeKeyValues);
+  mask?.dispose();
+}
+
+/**
+ * One pass over T positions: teacher-forced, prefill or a single step.
+ *
+ * @throws {SiteError} if a consumer replaces an activation by one of another shape.
+ */
+export function* runDecoder(
+  weights: DecoderWeights,
+  config: DecoderConfig,
+  input: DecoderInput,
+  pass: DecoderPass,
+  taps: Taps,
+): Walk<DecoderOutput> {
+  const owner = new Owner();
+  const start = pass.state?.length ?? 0;
+  const caches = pass.state ? [...pass.state.caches] : undefined;
+  let finished = false;
+  try {
+    const mask = causalMask(input.positions, start + input.positions); // [T, T']
+    if (mask) owner.own(mask);
+
+    const embedded = yield* embed(weights, config, input, start, pass.positionTable, taps);
+    let residual = owner.own(embedded); // [R, T, D]
+    for (const [layer, block] of weights.blocks.entries()) {
+      const run: BlockRun = { layer, config, caches, memory: pass.memory, mask, taps };
+      const next = owner.own(yield* runBlock(block, residual, run));
+      owner.free(residual);
+      residual = next;
+    }
+    const logits = yield* unembed(weights, config, residual, pass.logits, taps);
+    finished = true;
+    return { logits, state: caches && { length: start + input.positions, caches } };
+  } finally {
+    owner.dispose();
+    if (!finished) caches?.forEach(disposeCache);
+  }
+}
+
+/** Sum over codebooks of the token embeddings, plus positions. */
+function* embed(
+  weights: DecoderWeights,
+  config: DecoderConfig,
+  { ids, batch, positions, rows }: DecoderInput,
+  start: number,
+  positionTable: Float32Array | undefined,
+  taps: Taps,
+): Walk<tf.Tensor3D> {
+  const owner = new Owner();
+  try {
+    const tokens = owner.run(() => {
+      const codes = tf.tensor3d(ids, [batch, config.codebooks, positions], "int32");
+      const perCodebook = tf.unstack(codes, 1).map((row, k) => embedTokens(weights.embed[k], row)); // K × [B, T, D]
+      return tf.tile(tf.addN(perCodebook), [rows / batch, 1, 1]); // [R, T, D]
+    });
+    const table = owner.own(positionEmbeddings(start, positions, config.width, positionTable)); // [T, D]
+    const embedded = yield* announce(taps, owner, "hook_embed", tokens);
+    const positional = yield* announce(taps, owner, "hook_pos_embed", table);
+    return tf.add<tf.Tensor3D>(embedded, positional);
+  } finally {
+    owner.dispose();
+  }
+}
+
+/** @param ids int32 [B, T] @returns [B, T, D] */
+function embedTokens(table: tf.Tensor2D | undefined, ids: tf.Tensor): tf.Tensor3D {
+  if (table === undefined) throw new RangeError("more codebooks than embedding tables");
+  return tf.gather<tf.Tensor>(table, ids) as tf.Tensor3D;
+}
+
+interface BlockRun {
+  readonly layer: number;
+  readonly config: DecoderConfig;
+  readonly caches: KeyValueCache[] | undefined; // this block replaces its own entry
+  readonly memory: TextMemory | undefined;
+  readonly mask: AttentionMask;
+  readonly taps: Taps;
+}
+
+/** x + selfAttention(ln1 x), + crossAttention(ln2 x), + mlp(ln3 x). */
+function* runBlock(weights: BlockWeights, x: tf.Tensor3D, run: BlockRun): Walk<tf.Tensor3D> {
+  const { taps } = run;
+  const block = `blocks.${run.layer}`;
+  const owner = new Owner();
+  try {
+    const residPre = yield* announce(taps, owner, `${block}.hook_resid_pre`, x);
+
+    const attnOut = yield* selfAttention(weights, residPre, owner, run);
+    const residMid = yield* announce(
+      taps,
+      owner,
+      `${block}.hook_resid_mid`,
+      owner.own(tf.add<tf.Tensor3D>(residPre, attnOut)),
+    );
+
+    const residMidCross = yield* crossAttention(weights, residMid, owner, run);
+
+    const mlpOut = yield* mlp(weights, residMidCross, owner, run);
+    const residPost = owner.own(tf.add<tf.Tensor3D>(residMidCross, mlpOut));
+    return owner.release(yield* announce(taps, owner, `${block}.hook_resid_post`, residPost));
+  } finally {
+    owner.dispose();
+  }
+}
+
+function* selfAttention(weights: BlockWeights, x: tf.Tensor3D, owner: Owner, run: BlockRun): Walk<tf.Tensor3D> {
+  const { taps, caches, config, layer } = run;
+  const name = `blocks.${layer}.attn`;
+  const normalized = yield* normalize(weights.ln1, x, `blocks.${layer}.ln1`, owner, taps);
+  const qkv = owner.own(linear(normalized, weights.attn.qkv)); // [R, T, 3D]
+  const [q, k, v] = splitHeads(qkv, 3, config).map((heads) => owner.own(heads));
+  if (!q || !k || !v) throw new RangeError("q, k and v come in threes");
+  const queries = yield* announceHeads(taps, owner, `${name}.hook_q`, q);
+  const added: KeyValues = {
+    keys: yield* announceHeads(taps, owner, `${name}.hook_k`, k),
+    values: yield* announceHeads(taps, owner, `${name}.hook_v`, v),
+  };
+  let segments: readonly KeyValues[] = [added];
+  if (caches) {
+    owner.release(added.keys);
+    owner.release(added.values);
+    const cache = extendCache(caches[layer] ?? EMPTY_CACHE, added);
+    caches[layer] = cache;
+    segments = cache.segments;
+  }
+  const attnOut = yield* attention(queries, segments, run.mask, weights.attn.out, name, owner, taps);
+  return yield* announce(taps, owner, `blocks.${layer}.hook_attn_out`, attnOut);
+}
+
+/**
+ * Rows without text skip the arithmetic: their keys and values would be zero and the projections have no bias, so
+ * cross-attention would add exactly nothing.
+ */
+function* crossAttention(weights: BlockWeights, x: tf.Tensor3D, owner: Owner, run: BlockRun): Walk<tf.Tensor3D> {
+  const { taps, memory, layer } = run;
+  const { crossAttn, ln2 } = weights;
+  const keyValues = memory?.blocks[layer];
+  if (!crossAttn || !ln2 || !memory || !keyValues) return x;
+  const name = `blocks.${layer}.cross_attn`;
+  const [rows, positions, width] = x.shape;
+
+  const reading = rows === memory.rows ? x : owner.own(tf.slice(x, [0, 0, 0], [memory.rows, positions, width])); // [Rc, T, D]
+  const normalized = yield* normalize(ln2, reading, `blocks.${layer}.ln2`, owner, taps);
+  const q = owner.run(() => toHeads(linear(normalized, crossAttn.q), run.config)); // [Rc, H, T, Dh]
+  const queries = yield* announceHeads(taps, owner, `${name}.hook_q`, q);
+  const read: KeyValues = {
+    keys: yield* announceHeads(taps, owner, `${name}.hook_k`, keyValues.keys),
+    values: yield* announceHeads(taps, owner, `${name}.hook_v`, keyValues.values),
+  };
+  const readOut = yield* attention(queries, [read], memory.mask, crossAttn.out, name, owner, taps); // [Rc, T, D]
+  const out =
+    rows === memory.rows
+      ? readOut
+      : owner.own(
+          tf.pad(readOut, [
+            [0, rows - memory.rows],
+            [0, 0],
+            [0, 0],
+          ]),
+        ); // [R, T, D]
+  const crossOut = yield* announce(taps, owner, `blocks.${layer}.hook_cross_attn_out`, out);
+  return yield* announce(taps, owner, `blocks.${layer}.hook_resid_mid_cross`, owner.own(tf.add(x, crossOut)));
+}
+
+function* mlp(weights: BlockWeights, x: tf.Tensor3D, owner: Owner, run: BlockRun): Walk<tf.Tensor3D> {
+  const { taps, layer } = run;
+  const normalized = yield* normalize(weights.ln3, x, `blocks.${layer}.ln3`, owner, taps);
+  const pre = owner.own(linear(normalized, weights.mlp.in)); // [R, T, 4D]
+  const activated = gelu(yield* announce(taps, owner, `blocks.${layer}.mlp.hook_pre`, pre));
+  const post = yield* announce(taps, owner, `blocks.${layer}.mlp.hook_post`, owner.own(activated));
+  const out = owner.own(linear(post, weights.mlp.out)); // [R, T, D]
+  return yield* announce(taps, owner, `blocks.${layer}.hook_mlp_out`, out);
+}
+
+/**
+ * softmax(q · kᵀ / √Dh) · v, heads merged and projected. Scores, pattern and per-head results exist only where wanted.
+ *
+ * @param queries [R, H, T, Dh]
+ * @returns [R, T, D], owned by `owner`.
+ */
+function* attention(
+  queries: tf.Tensor4D,
+  segments: readonly KeyValues[],
+  mask: AttentionMask,
+  projection: Linear,
+  name: string,
+  owner: Owner,
+  taps: Taps,
+): Walk<tf.Tensor3D> {
+  let values = owner.own(attend(queries, segments, mask)); // [R, H, T, Dh]
+  if (taps.wants(`${name}.hook_attn_scores`) || taps.wants(`${name}.hook_pattern`)) {
+    const scores = owner.own(attentionScores(queries, segments)); // [R, H, T, T']
+    const pattern = owner.own(attentionPattern(scores, mask)); // [R, H, T, T']
+    const editedScores = yield* announce(taps, owner, `${name}.hook_attn_scores`, scores);
+    const repatterned = editedScores === scores ? pattern : owner.own(attentionPattern(editedScores, mask));
+    const edited = yield* announce(taps, owner, `${name}.hook_pattern`, repatterned);
+    if (edited !== pattern) {
+      const clean = values;
+      values = owner.run(() => tf.add(clean, attentionValues(tf.sub(edited, pattern), segments)));
+    }
+  }
+  const [rows, , positions] = values.shape;
+  const z = yield* announceHeads(taps, owner, `${name}.hook_z`, values);
+  const merged = owner.run(() => tf.reshape(tf.transpose(z, [0, 2, 1, 3]), [rows, positions, -1])); // [R, T, D]
+  const out = owner.own(linear(merged as tf.Tensor3D, projection)); // [R, T, D]
+  if (!taps.wants(`${name}.hook_result`)) return out;
+  const result = owner.own(headResults(z, projection)); // [R, T, H, D]
+  const edited = yield* announce(taps, owner, `${name}.hook_result`, result);
+  if (edited === result) return out;
+  return owner.run(() => tf.add(out, tf.sum(tf.sub(edited, result), 2))); // [R, T, D]
+}
+
+/** What each head adds to the residual stream: z_h · W_O,h. @param z [R, H, T, Dh] @returns [R, T, H, D] */
+function headResults(z: tf.Tensor4D, { weight }: Linear): tf.Tensor4D {
+  return tf.tidy(() => {
+    const [rows, heads, , headWidth] = z.shape;
+    const width = weight.shape[1];
+    const perHead = tf.reshape(weight, [1, heads, headWidth, width]); // [1, H, Dh, D]
+    const results = tf.matMul<tf.Tensor4D>(z, tf.tile(perHead, [rows, 1, 1, 1])); // [R, H, T, D]
+    return tf.transpose(results, [0, 2, 1, 3]); // [R, T, H, D]
+  });
+}
+
+/** Final layer norm and the heads of all codebooks. */
+function* unembed(
+  weights: DecoderWeights,
+  config: DecoderConfig,
+  residual: tf.Tensor3D,
+  which: "all" | "last",
+  taps: Taps,
+): Walk<tf.Tensor4D> {
+  const owner = new Owner();
+  try {
+    const normalized = yield* normalize(weights.lnFinal, residual, "ln_final", owner, taps); // [R, T, D]
+    const [rows, positions, width] = normalized.shape;
+    const count = which === "all" ? positions : 1;
+    const logits = owner.run(() => {
+      const read = count === positions ? normalized : tf.slice(normalized, [0, positions - 1, 0], [rows, 1, width]);
+      const joined = linear(read, weights.heads); // [R, T, K·V]
+      const perCodebook = tf.reshape(joined, [rows, count, config.codebooks, config.codebookSize]); // [R, T, K, V]
+      return tf.transpose(perCodebook, [0, 2, 1, 3]) as tf.Tensor4D; // [R, K, T, V]
+    });
+    return owner.release(yield* announce(taps, owner, "hook_logits", logits));
+  } finally {
+    owner.dispose();
+  }
+}
+
+/** A layer norm with its two sites. @returns [R, T, D], owned by `owner`. */
+function* normalize(norm: LayerNorm, x: tf.Tensor3D, name: string, owner: Owner, taps: Taps): Walk<tf.Tensor3D> {
+  const wanted = taps.wants(`${name}.hook_scale`) || taps.wants(`${name}.hook_normalized`);
+  if (!wanted) return owner.own(layerNorm(x, norm, LAYER_NORM_EPSILON));
+  const standard = standardize(x, LAYER_NORM_EPSILON);
+  const scale = owner.own(standard.scale); // [R, T, 1]
+  let normalized = owner.own(standard.normalized); // [R, T, D]
+  const edited = yield* announce(taps, owner, `${name}.hook_scale`, scale);
+  if (edited !== scale) {
+    const clean = normalized;
+    normalized = owner.run(() => tf.mul(clean, tf.div(scale, edited)));
+  }
+  const passed = yield* announce(taps, owner, `${name}.hook_normalized`, normalized);
+  return owner.own(affine(passed as tf.Tensor3D, norm));
+}
+
+/** Announces [R, H, T, Dh] as [R, T, H, Dh], the order researchers expect, and turns a replacement back. */
+function* announceHeads(taps: Taps, owner: Owner, site: string, heads: tf.Tensor4D): Walk<tf.Tensor4D> {
+  if (!taps.wants(site)) return heads;
+  const shown = owner.run(() => tf.transpose(heads, [0, 2, 1, 3])); // [R, T, H, Dh]
+  const edited = yield* announce(taps, owner, site, shown);
+  return edited === shown ? heads : owner.run(() => tf.transpose(edited, [0, 2, 1, 3])); // [R, H, T, Dh]
+}
+
+/** Splits [R, T, n·D] into n tensors [R, H, T, Dh], owned by the caller. */
+function splitHeads(joined: tf.Tensor3D, parts: number, config: DecoderConfig): tf.Tensor4D[] {
+  return tf.tidy(() => tf.split<tf.Tensor3D>(joined, parts, -1).map((part) => toHeads(part, config)));
+}
+
+/** [R, T, D] → [R, H, T, Dh], owned by the caller. */
+function toHeads(x: tf.Tensor3D, { heads, headWidth }: DecoderConfig): tf.Tensor4D {
+  const [rows, positions] = x.shape;
+  return tf.tidy(
+    () => tf.transpose<tf.Tensor4D>(tf.reshape(x, [rows, positions, heads, headWidth]), [0, 2, 1, 3]), // [R, H, T, Dh]
+  );
+}

@@ -1,0 +1,156 @@
+import * as tf from "@tensorflow/tfjs-core";
+
+/**
+ * Attention over a cache of keys and values. Shapes: R rows, H heads, T query positions, T' key positions, Dh head width.
+ */
+
+/** Keys and values of consecutive positions, each [R, H, T', Dh]. */
+export interface KeyValues {
+  readonly keys: tf.Tensor4D;
+  readonly values: tf.Tensor4D;
+}
+
+/**
+ * The keys and values of every position so far, in one or two segments: a long one, and a short one that takes the new
+ * positions. Only the short one is copied when a position is added; it joins the long one when it is full. So a step
+ * copies at most {@link SEGMENT_POSITIONS} positions, and 1/{@link SEGMENT_POSITIONS} of the rest on average, where a
+ * single tensor would be copied whole.
+ */
+export interface KeyValueCache {
+  readonly length: number; // positions held
+  readonly segments: readonly KeyValues[];
+}
+
+/** The short segment joins the long one at this length. 64 keeps both copies small at 1,500 positions. */
+export const SEGMENT_POSITIONS = 64;
+
+/** Large and finite, so that a fully masked row gives a uniform pattern instead of NaN. */
+const MASKED = -1e9;
+
+/** A cache that holds nothing. */
+export const EMPTY_CACHE: KeyValueCache = { length: 0, segments: [] };
+
+/**
+ * Appends positions to a cache.
+ *
+ * Takes ownership of `added` and of `cache`: neither may be used afterwards.
+ *
+ * @returns the longer cache, owned by the caller.
+ */
+export function extendCache(cache: KeyValueCache, added: KeyValues): KeyValueCache {
+  const length = cache.length + positions(added);
+  const [past, recent] = cache.segments;
+  if (past === undefined) return { length, segments: [added] };
+  if (recent === undefined) return { length, segments: [past, added] };
+  const grown = join(recent, added);
+  if (positions(grown) < SEGMENT_POSITIONS) return { length, segments: [past, grown] };
+  return { length, segments: [join(past, grown)] };
+}
+
+function positions({ keys }: KeyValues): number {
+  return keys.shape[2];
+}
+
+function join(first: KeyValues, second: KeyValues): KeyValues {
+  const joined = {
+    keys: tf.concat([first.keys, second.keys], 2), // [R, H, T' + T, Dh]
+    values: tf.concat([first.values, second.values], 2), // [R, H, T' + T, Dh]
+  };
+  disposeKeyValues(first);
+  disposeKeyValues(second);
+  return joined;
+}
+
+/** Frees one segment. */
+export function disposeKeyValues({ keys, values }: KeyValues): void {
+  keys.dispose();
+  values.dispose();
+}
+
+/** Frees a cache. */
+export function disposeCache(cache: KeyValueCache): void {
+  cache.segments.forEach(disposeKeyValues);
+}
+
+/** Which keys a query may attend to, as an additive mask that broadcasts over [R, H, T, T']; undefined: all of them. */
+export type AttentionMask = tf.Tensor | undefined;
+
+/**
+ * The causal mask of `count` queries that are the last positions of `total`: query i sees keys 0 … total − count + i.
+ *
+ * @returns [T, T'] owned by the caller, or undefined for a single query, which sees everything.
+ */
+export function causalMask(count: number, total: number): AttentionMask {
+  if (count === 1) return undefined;
+  const mask = new Float32Array(count * total);
+  for (let query = 0; query < count; query++) {
+    mask.fill(MASKED, query * total + (total - count + query) + 1, (query + 1) * total);
+  }
+  return tf.tensor2d(mask, [count, total]);
+}
+
+/**
+ * The mask that hides padded keys.
+ *
+ * @param mask 1 for a real token, 0 for padding, row-major [R, T']
+ * @returns [R, 1, 1, T'] owned by the caller, or undefined if nothing is padded.
+ */
+export function paddingMask(mask: ArrayLike<number>, rows: number): AttentionMask {
+  const values = Float32Array.from(mask, (real) => (real ? 0 : MASKED));
+  if (values.every((value) => value === 0)) return undefined;
+  return tf.tensor4d(values, [rows, 1, 1, values.length / rows]);
+}
+
+/**
+ * Attention scores q · kᵀ / √Dh over all segments, before masking.
+ *
+ * @param q [R, H, T, Dh]
+ * @returns [R, H, T, T'] owned by the caller.
+ */
+export function attentionScores(q: tf.Tensor4D, segments: readonly KeyValues[]): tf.Tensor4D {
+  return tf.tidy(() => {
+    const scaled = tf.mul(q, 1 / Math.sqrt(q.shape[3]));
+    return concatKeys(segments.map(({ keys }) => tf.matMul<tf.Tensor4D>(scaled, keys, false, true))); // [R, H, T, T']
+  });
+}
+
+/** Softmax of the masked scores. @returns [R, H, T, T'] owned by the caller. */
+export function attentionPattern(scores: tf.Tensor4D, mask: AttentionMask): tf.Tensor4D {
+  return tf.tidy(() => tf.softmax(mask ? tf.add(scores, mask) : scores));
+}
+
+/**
+ * The values that a pattern gathers.
+ *
+ * @param pattern [R, H, T, T']
+ * @returns [R, H, T, Dh] owned by the caller.
+ */
+export function attentionValues(pattern: tf.Tensor4D, segments: readonly KeyValues[]): tf.Tensor4D {
+  return tf.tidy(() => {
+    let start = 0;
+    const parts = segments.map((segment) => {
+      const [rows, heads, queries] = pattern.shape;
+      const count = positions(segment);
+      const part = segments.length === 1 ? pattern : tf.slice(pattern, [0, 0, 0, start], [rows, heads, queries, count]);
+      start += count;
+      return tf.matMul<tf.Tensor4D>(part, segment.values); // [R, H, T, Dh]
+    });
+    const [only] = parts;
+    return only !== undefined && parts.length === 1 ? tf.clone(only) : tf.addN(parts);
+  });
+}
+
+function concatKeys(parts: tf.Tensor4D[]): tf.Tensor4D {
+  const [only] = parts;
+  return only !== undefined && parts.length === 1 ? only : tf.concat(parts, 3);
+}
+
+/**
+ * The whole of attention in one go, for when nobody asked to see the scores or the pattern.
+ *
+ * @param q [R, H, T, Dh]
+ * @returns [R, H, T, Dh] owned by the caller.
+ */
+export function attend(q: tf.Tensor4D, segments: readonly KeyValues[], mask: AttentionMask): tf.Tensor4D {
+  return tf.tidy(() => attentionValues(attentionPattern(attentionScores(q, segments), mask), segments));
+}
