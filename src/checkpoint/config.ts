@@ -123,10 +123,10 @@ export class ConfigBlock {
     return this.#list(name, rule, "a list of numbers", Number.isFinite);
   }
 
-  /** One of `choices`, or any text without them. */
+  /** A text that is not empty; one of `choices`, if there are any. */
   string<Choice extends string = string>(name: string, choices?: readonly Choice[]): Choice {
     const value = this.#take(name);
-    if (typeof value !== "string") throw this.#wrong(name, value, "a text");
+    if (typeof value !== "string" || value === "") throw this.#wrong(name, value, "a text");
     if (choices && !choices.some((choice) => choice === value)) {
       throw this.#wrong(name, value, `one of ${choices.map(show).join(", ")}`);
     }
@@ -175,6 +175,21 @@ export class ConfigBlock {
     const block = new ConfigBlock(value, this.file, this.#pathOf(name));
     this.#blocks.push(block);
     return block;
+  }
+
+  /** The list of objects under `name`; `finish()` covers them too. */
+  blocks(name: string): readonly ConfigBlock[] {
+    const values = this.list(name, isJsonObject, "a list of objects");
+    const blocks = values.map((value, index) => new ConfigBlock(value, this.file, `${this.#pathOf(name)}.${index}`));
+    this.#blocks.push(...blocks);
+    return blocks;
+  }
+
+  /** A list whose items all pass `isItem`; `wanted` says in an error what they should be. */
+  list<Item>(name: string, isItem: (item: unknown) => item is Item, wanted: string): readonly Item[] {
+    const value = this.#take(name);
+    if (!Array.isArray(value) || !value.every(isItem)) throw this.#wrong(name, value, wanted);
+    return value;
   }
 
   /** Ends reading: proves that every key, here and in the blocks taken from here, was read or ignored by name. */
