@@ -36,6 +36,11 @@ export class Owner {
     return tensor;
   }
 
+  /** Gives everything up: for a loader that has come to its end and hands its weights over. */
+  releaseAll(): void {
+    this.#tensors.clear();
+  }
+
   /** Frees one owned tensor early, where waiting for the end would hold too much memory. */
   free(tensor: tf.Tensor): void {
     if (this.#tensors.delete(tensor)) tensor.dispose();
@@ -48,17 +53,12 @@ export class Owner {
   }
 }
 
-/** A value that weights are made of: a tensor, or a nested readonly record or list of such. */
-export type TensorTree = tf.Tensor | readonly TensorTree[] | { readonly [name: string]: TensorTree } | undefined;
-
-/** Disposes every tensor of a nested weight value. */
-export function disposeTree(tree: TensorTree): void {
-  if (tree === undefined) return;
+/**
+ * Disposes every tensor of a nested weight value: records and lists of tensors to any depth. Numbers and host arrays in
+ * it are left alone.
+ */
+export function disposeTree(tree: unknown): void {
+  if (typeof tree !== "object" || tree === null || ArrayBuffer.isView(tree)) return;
   if (tree instanceof tf.Tensor) tree.dispose();
-  else if (isList(tree)) tree.forEach(disposeTree);
   else Object.values(tree).forEach(disposeTree);
-}
-
-function isList(tree: TensorTree): tree is readonly TensorTree[] {
-  return Array.isArray(tree);
 }

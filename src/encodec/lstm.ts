@@ -1,0 +1,134 @@
+import * as tf from "@tensorflow/tfjs-core";
+
+import type { WeightScope } from "../checkpoint/scope.js";
+import { linear, linearWeight, type Linear } from "../runtime/linear.js";
+import type { Owner } from "../runtime/owner.js";
+
+/**
+ * A stack of long short-term memory layers as torch.nn.LSTM's, unidirectional. Shapes: B batch items, T positions,
+ * C channels, which are also the width of the hidden state.
+ */
+
+/**
+ * One layer. The gates stand in the order input, forget, output, cell: the three that pass a sigmoid side by side. Both
+ * biases of the checkpoint are added together.
+ */
+export type LstmLayer = {
+  readonly input: Linear; // [C, 4C] with bias [4C]
+  readonly recurrent: tf.Tensor2D; // [C, 4C]
+};
+
+/** What one layer carries from position to position. */
+export type LstmState = {
+  readonly hidden: tf.Tensor2D; // [B, C]
+  readonly cell: tf.Tensor2D; // [B, C]
+};
+
+/** The outputs of a stack and every layer's state after the last position. */
+export interface LstmResult {
+  readonly output: tf.Tensor3D; // [B, T, C]
+  readonly state: readonly LstmState[];
+}
+
+/**
+ * Runs the stack over `x`.
+ *
+ * @param x float32 [B, T, C]
+ * @param state of each layer before the first position, zero if absent; stays the caller's
+ * @returns owned by the caller.
+ */
+export function lstm(layers: readonly LstmLayer[], x: tf.Tensor3D, state?: readonly LstmState[]): LstmResult {
+  let output = tf.clone(x);
+  const states: LstmState[] = [];
+  for (const [index, layer] of layers.entries()) {
+    const result = runLayer(layer, output, state?.[index]);
+    output.dispose();
+    output = result.output;
+    states.push({ hidden: result.hidden, cell: result.cell });
+  }
+  return { output, state: states };
+}
+
+function runLayer(
+  layer: LstmLayer,
+  x: tf.Tensor3D, // [B, T, C]
+  state: LstmState | undefined,
+): LstmState & { readonly output: tf.Tensor3D } {
+  return tf.tidy(() => {
+    const [batch, positions, width] = x.shape;
+    const inputs = tf.transpose(linear(x, layer.input), [1, 0, 2]); // [T, B, 4C]
+    let hidden = tf.clone(state?.hidden ?? tf.zeros<tf.Rank.R2>([batch, width]));
+    let cell = tf.clone(state?.cell ?? tf.zeros<tf.Rank.R2>([batch, width]));
+    const outputs: tf.Tensor2D[] = [];
+    for (let position = 0; position < positions; position++) {
+      const input = tf.slice(inputs, [position, 0, 0], [1, batch, 4 * width]); // [1, B, 4C]
+      const next = step(layer.recurrent, input, hidden, cell);
+      input.dispose();
+      cell.dispose();
+      ({ hidden, cell } = next);
+      outputs.push(hidden);
+    }
+    const output = tf.reshape<tf.Rank.R3>(tf.stack(outputs, 1), [batch, positions, width]); // [B, T, C]
+    return { output, hidden, cell };
+  });
+}
+
+/** c' = σ(f)·c + σ(i)·tanh(g), h' = σ(o)·tanh(c') */
+function step(
+  recurrent: tf.Tensor2D,
+  input: tf.Tensor3D, // [1, B, 4C]
+  hidden: tf.Tensor2D,
+  cell: tf.Tensor2D,
+): LstmState {
+  return tf.tidy(() => {
+    const [batch, width] = hidden.shape;
+    const product = tf.matMul(hidden, recurrent); // [B, 4C]
+    const gates = tf.add<tf.Tensor2D>(product, tf.reshape(input, [batch, 4 * width])); // [B, 4C]
+    const open = tf.sigmoid(columns(gates, 0, 3 * width)); // [B, 3C]
+    const candidate = tf.tanh(columns(gates, 3 * width, width)); // [B, C]
+    const gate = (index: number): tf.Tensor2D => columns(open, index * width, width); // [B, C]
+    const nextCell = tf.add<tf.Tensor2D>(tf.mul(gate(1), cell), tf.mul(gate(0), candidate));
+    return { hidden: tf.mul<tf.Tensor2D>(gate(2), tf.tanh(nextCell)), cell: nextCell };
+  });
+}
+
+function columns(x: tf.Tensor2D, first: number, count: number): tf.Tensor2D {
+  return tf.slice(x, [0, first], [x.shape[0], count]);
+}
+
+/**
+ * Reads a stack of `layers` layers of `width` channels under their PyTorch names.
+ *
+ * @returns weights owned by `owner`.
+ * @throws {CheckpointError} if a tensor is missing, damaged or of another shape.
+ */
+export async function loadLstm(scope: WeightScope, layers: number, width: number, owner: Owner): Promise<LstmLayer[]> {
+  const stack: LstmLayer[] = [];
+  for (let layer = 0; layer < layers; layer++) {
+    const bias = await scope.values(`bias_ih_l${layer}`, [4 * width]);
+    const recurrentBias = await scope.values(`bias_hh_l${layer}`, [4 * width]);
+    const sum = inGateOrder(
+      bias.map((value, index) => value + (recurrentBias[index] ?? NaN)),
+      width,
+    );
+    stack.push({
+      input: {
+        weight: await loadGates(scope, `weight_ih_l${layer}`, width, owner),
+        bias: owner.own(tf.tensor1d(Float32Array.from(sum.flatMap((gate) => [...gate])))),
+      },
+      recurrent: await loadGates(scope, `weight_hh_l${layer}`, width, owner),
+    });
+  }
+  return stack;
+}
+
+async function loadGates(scope: WeightScope, name: string, width: number, owner: Owner): Promise<tf.Tensor2D> {
+  const values = await scope.values(name, [4 * width, width]);
+  const parts = inGateOrder(values, width * width).map((gate) => ({ values: gate, rows: width, columns: width }));
+  return owner.own(linearWeight(...parts)); // [C, 4C]
+}
+
+/** Four blocks of `size` values, from PyTorch's order input, forget, cell, output to ours. */
+function inGateOrder(values: Float32Array, size: number): readonly Float32Array[] {
+  return [0, 1, 3, 2].map((gate) => values.subarray(gate * size, (gate + 1) * size));
+}
