@@ -66,3 +66,35 @@ export function readDecoderConfig(block: ConfigBlock): DecoderConfig {
     crossAttention: true,
   };
 }
+
+/** Defaults of generation that a checkpoint states. */
+export interface GenerationDefaults {
+  readonly guidance: number;
+  readonly maxFrames: number; // what the model was trained on; beyond it needs a sliding window
+}
+
+/** What every released checkpoint was trained on: 30 s at 50 frames a second. */
+const TRAINED_FRAMES = 1500;
+
+/**
+ * Reads generation_config.json. Its sampling settings are not used: transformers' defaults (top-k 50) are not what the
+ * model's authors sample with.
+ *
+ * @param block undefined if the checkpoint has no such file
+ * @param pad the decoder's pad token
+ * @throws {CheckpointError} if it starts from another token or asks for another way of decoding.
+ */
+export function readGenerationDefaults(block: ConfigBlock | undefined, pad: number): GenerationDefaults {
+  if (!block) return { guidance: 3, maxFrames: TRAINED_FRAMES };
+  block.expect("decoder_start_token_id", pad, undefined, null);
+  block.expect("pad_token_id", pad, undefined, null);
+  block.expect("bos_token_id", pad, undefined, null);
+  block.expect("num_beams", 1, undefined, null);
+  block.ignoreGeneric();
+  const defaults = {
+    guidance: block.number("guidance_scale", { min: 0, default: 3 }),
+    maxFrames: block.integer("max_length", { min: 1, default: TRAINED_FRAMES }),
+  };
+  block.finish();
+  return defaults;
+}

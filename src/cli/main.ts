@@ -1,0 +1,45 @@
+#!/usr/bin/env node
+import { Command, CommanderError } from "commander";
+
+import { VERSION } from "../version.js";
+import { decodeCommand } from "./decode.js";
+import { demoCommand } from "./demo.js";
+import { doctorCommand } from "./doctor.js";
+import { encodeCommand } from "./encode.js";
+import { generateCommand } from "./generate.js";
+import { inspectCommand } from "./inspect.js";
+import { reportError } from "./output.js";
+
+/**
+ * The command line. Every command parses its options, calls the library and prints what it did.
+ *
+ * Exit codes: 0 done, 1 failed, 2 misuse, 130 interrupted.
+ */
+async function main(): Promise<void> {
+  const program = new Command("tonearm")
+    .description("MusicGen as explicit TensorFlow.js ops: generate music, read and steer its activations")
+    .version(VERSION)
+    .showHelpAfterError("(`tonearm help` lists the commands, `tonearm help generate` the options of one)")
+    .exitOverride();
+  for (const command of [
+    generateCommand(),
+    encodeCommand(),
+    decodeCommand(),
+    inspectCommand(),
+    doctorCommand(),
+    demoCommand(),
+  ]) {
+    program.addCommand(command.copyInheritedSettings(program));
+  }
+  try {
+    await program.parseAsync();
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      process.exitCode = error.exitCode === 0 ? 0 : 2; // commander has printed its message
+    } else {
+      process.exitCode = reportError(error, process.argv.includes("--json"));
+    }
+  }
+}
+
+await main();

@@ -1,0 +1,54 @@
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+import { Option } from "commander";
+
+import { UsageError } from "../errors.js";
+import { BACKENDS } from "../runtime/backend.js";
+
+/** Options that several commands share, and how their values are read. */
+
+/** `-m DIR`; without it the checkpoint that comes with the package. */
+export function modelOption(): Option {
+  return new Option("-m, --model <dir>", "checkpoint directory in the Hugging Face layout (default: the embedded one)");
+}
+
+/** `--backend NAME` */
+export function backendOption(): Option {
+  const names = BACKENDS.join(", ");
+  return new Option("--backend <name>", `tensor backend: ${names} (default: the first that is usable)`);
+}
+
+/** `--json` */
+export function jsonOption(): Option {
+  return new Option("--json", "print one JSON object instead of lines for people");
+}
+
+/**
+ * The directory to load: the one given, or the embedded checkpoint.
+ *
+ * @throws {UsageError} if none is given and none is embedded.
+ */
+export function modelDirectory(given: string | undefined): string {
+  if (given !== undefined) return given;
+  const embedded = fileURLToPath(new URL("../../weights/demo", import.meta.url));
+  if (existsSync(embedded)) return embedded;
+  throw new UsageError({
+    asked: "use the embedded checkpoint",
+    found: "this version of tonearm comes without one",
+    todo: "Give a checkpoint directory with -m, or run `tonearm demo`, which makes one of random weights",
+  });
+}
+
+/**
+ * Reads a number from the command line; for commander.
+ *
+ * @throws {UsageError} if it is not one. Its range is the library's to check.
+ */
+export function parseNumber(name: string): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== "" && Number.isFinite(value)) return value;
+    throw new UsageError({ asked: `${name} ${text}`, found: "not a number", todo: `Give ${name} as a number` });
+  };
+}

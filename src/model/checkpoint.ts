@@ -1,0 +1,53 @@
+import { access } from "node:fs/promises";
+import { join } from "node:path";
+
+import { readConfig } from "../checkpoint/config.js";
+import { readEncodecConfig, type EncodecConfig } from "../encodec/config.js";
+import { CheckpointError } from "../errors.js";
+import { readT5Config, type T5Config } from "../text/config.js";
+import { readDecoderConfig, readGenerationDefaults, type DecoderConfig, type GenerationDefaults } from "./config.js";
+
+/** The shapes of all three networks of a checkpoint and its generation defaults. */
+export interface MusicGenConfig {
+  readonly text: T5Config;
+  readonly decoder: DecoderConfig;
+  readonly codec: EncodecConfig;
+  readonly generation: GenerationDefaults;
+}
+
+/**
+ * Reads config.json and generation_config.json of a checkpoint directory.
+ *
+ * @throws {CheckpointError} if a file is damaged, a key is unknown, or the networks don't fit each other.
+ */
+export async function readMusicGenConfig(directory: string): Promise<MusicGenConfig> {
+  const root = await readConfig(join(directory, "config.json"));
+  root.expect("model_type", "musicgen");
+  root.ignoreGeneric();
+  root.ignore("initializer_factor", "sampling_rate");
+  const text = readT5Config(root.block("text_encoder"));
+  const decoder = readDecoderConfig(root.block("decoder"));
+  const codec = readEncodecConfig(root.block("audio_encoder"));
+  root.finish();
+
+  const perChannel = decoder.codebooks / decoder.audioChannels;
+  if (codec.codebookSize !== decoder.codebookSize || codec.codebooks !== perChannel) {
+    throw new CheckpointError({
+      asked: `use the networks of ${root.file} together`,
+      found:
+        `the decoder writes ${perChannel} codebooks of ${decoder.codebookSize} entries a channel, ` +
+        `the codec has ${codec.codebooks} of ${codec.codebookSize}`,
+      todo: "Fetch the file again: it is damaged",
+    });
+  }
+  const generationFile = join(directory, "generation_config.json");
+  const generationBlock = (await exists(generationFile)) ? await readConfig(generationFile) : undefined;
+  return { text, decoder, codec, generation: readGenerationDefaults(generationBlock, decoder.codebookSize) };
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
