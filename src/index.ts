@@ -1,1 +1,26 @@
+/**
+ * The public door of tonearm. What is not exported here is private to the package.
+ *
+ * @module
+ */
+export { MusicGen } from "./musicgen.js";
+export type { ForwardOptions, Generation, GenerationSettings, HookedGenerateOptions, LoadOptions } from "./musicgen.js";
+export type { Clip } from "./model/pipeline.js";
+export type { Codes } from "./model/delay.js";
+export type { GenerateOptions, Progress, TextInput } from "./model/request.js";
+export type { MusicGenConfig } from "./model/checkpoint.js";
+export type { TokenBatch } from "./text/tokenizer.js";
+
+export type { Activation, ActivationRow } from "./activations/activation.js";
+export { disposeCache, type ActivationCache } from "./activations/cache.js";
+export type { Site } from "./activations/catalogue.js";
+export type { Hook, HookCount } from "./activations/hooks.js";
+export type { SiteSelection, SiteShorthand } from "./activations/select.js";
+export type { ActivationWalk } from "./activations/walk.js";
+
+export type { Audio } from "./audio/audio.js";
+export { readWav, writeWav } from "./audio/wav.js";
+
+export { BACKENDS, backendStatus, useBackend, type BackendName, type BackendStatus } from "./runtime/backend.js";
 export * from "./errors.js";
+export { VERSION } from "./version.js";

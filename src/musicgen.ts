@@ -1,39 +1,29 @@
-import type * as tf from "@tensorflow/tfjs-core";
+import * as tf from "@tensorflow/tfjs-core";
 
+import type { Activation } from "./activations/activation.js";
+import { disposeCache, makeCache, type ActivationCache } from "./activations/cache.js";
+import { siteCatalogue, type Site } from "./activations/catalogue.js";
+import { driveHooks, PlacedHooks, type Hook, type HookCount } from "./activations/hooks.js";
+import { selectSites, type SiteSelection } from "./activations/select.js";
+import { activations, activationsAsync, type ActivationWalk } from "./activations/walk.js";
 import type { Audio } from "./audio/audio.js";
 import { openCheckpoint } from "./checkpoint/checkpoint.js";
 import { UsageError } from "./errors.js";
 import { readMusicGenConfig, type MusicGenConfig } from "./model/checkpoint.js";
-import { audioToCodes, codesToAudio, promptFrames, type Codec } from "./model/codec-audio.js";
+import { audioToCodes, codesToAudio, promptFrames } from "./model/codec-audio.js";
 import { checkCodes } from "./model/codes.js";
-import { readTexts, type EncodedTexts } from "./model/conditioning.js";
-import { disposeMemory, runDecoder, type TextMemory } from "./model/decoder.js";
-import { delayCodes, delayPattern, sequenceLength, type Codes } from "./model/delay.js";
-import { generateCodes, type GeneratedCodes } from "./model/generation.js";
-import { rowCount, type Rows } from "./model/guidance.js";
+import type { Codes } from "./model/delay.js";
+import { encodeTextStops, forwardStops, type ForwardPlan } from "./model/forward.js";
+import { rowCount } from "./model/guidance.js";
 import { memoryBudget, planResidency, requireMemory, type Residency } from "./model/memory-plan.js";
-import { Networks, type LoadedDecoder } from "./model/networks.js";
-import {
-  planRows,
-  resolveRequest,
-  type GenerateOptions,
-  type ResolvedRequest,
-  type TextInput,
-} from "./model/request.js";
-import { complete, NO_TAPS } from "./runtime/announce.js";
+import { Networks } from "./model/networks.js";
+import type { PassStop } from "./model/pass.js";
+import { assignTexts, encodeTexts, generateClips, type Clip, type PipelineInput } from "./model/pipeline.js";
+import { planRows, resolveRequest, type GenerateOptions, type TextInput } from "./model/request.js";
+import { completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
 import { useBackend, type BackendName } from "./runtime/backend.js";
-import { uniformStream } from "./runtime/random.js";
-import { encodeText } from "./text/t5.js";
 import { findTokenizer, type TokenBatch, type Tokenizer } from "./text/tokenizer.js";
-import { joinTokens } from "./text/tokens.js";
 import { VERSION } from "./version.js";
-
-/** One generated clip. */
-export interface Clip {
-  readonly item: number; // from 0
-  readonly audio: Audio;
-  readonly codes: Codes;
-}
 
 /** Everything needed to make a clip again; written into its metadata. */
 export interface GenerationSettings {
@@ -61,6 +51,7 @@ export interface Generation {
   readonly seed: number;
   readonly interrupted: boolean; // whether the signal ended it: then clips hold what was complete
   readonly settings: GenerationSettings;
+  readonly hooks: readonly HookCount[]; // how often each hook was called
 }
 
 /** How a model is loaded. */
@@ -69,14 +60,25 @@ export interface LoadOptions {
   readonly backend?: string | undefined;
   /** Whether the networks share the memory or take turns; without it whichever fits. */
   readonly residency?: Residency | undefined;
+  /** Read each network's weights when they are first needed, instead of now. Networks that take turns always are. */
+  readonly onDemand?: boolean | undefined;
 }
 
-/** What `forward` runs over. */
+/** What a teacher-forced pass runs over. */
 export interface ForwardOptions {
   /** Null: no text at all. */
   readonly text: TextInput | null;
-  /** The codes of each item, all of one length. `forward` lays them out along the delay pattern. */
+  /** The codes of each item, all of one length. They are laid out along the delay pattern. */
   readonly codes: Codes | readonly Codes[];
+  /** Which rows to run: with the text (default), without, or both, as guidance does. */
+  readonly rows?: readonly ("cond" | "null")[] | undefined;
+  readonly startAt?: ForwardPlan["startAt"];
+  readonly stopAt?: ForwardPlan["stopAt"];
+}
+
+/** `generate` with hooks. */
+export interface HookedGenerateOptions extends GenerateOptions {
+  readonly hooks?: readonly Hook[] | undefined;
 }
 
 /**
@@ -96,14 +98,8 @@ export class MusicGen {
   readonly #networks: Networks;
   readonly #tokenizer: Tokenizer | undefined;
 
-  private constructor(
-    config: MusicGenConfig,
-    backend: BackendName,
-    fingerprint: string,
-    networks: Networks,
-    tokenizer: Tokenizer | undefined,
-  ) {
-    this.config = config;
+  private constructor(backend: BackendName, fingerprint: string, networks: Networks, tokenizer: Tokenizer | undefined) {
+    this.config = networks.config;
     this.backend = backend;
     this.fingerprint = fingerprint;
     this.#networks = networks;
@@ -111,19 +107,21 @@ export class MusicGen {
   }
 
   /**
-   * Opens a checkpoint directory in the Hugging Face layout. Weights are read when they are first needed.
+   * Loads a checkpoint directory in the Hugging Face layout.
    *
    * @throws {CheckpointError} if it is not a complete MusicGen checkpoint; {@link BackendError} if the backend can't be
    *   used; {@link MemoryError} if a network doesn't fit the backend.
    */
-  static async load(directory: string, { backend, residency }: LoadOptions = {}): Promise<MusicGen> {
+  static async load(directory: string, { backend, residency, onDemand }: LoadOptions = {}): Promise<MusicGen> {
     const config = await readMusicGenConfig(directory);
     const tokenizer = await findTokenizer(directory);
     const checkpoint = await openCheckpoint(directory);
     try {
       const chosen = await useBackend(backend);
       const networks = new Networks(checkpoint, config, residency ?? planResidency(config, memoryBudget(chosen)));
-      return new MusicGen(config, chosen, await checkpoint.fingerprint(), networks, tokenizer);
+      const fingerprint = await checkpoint.fingerprint();
+      if (networks.residency === "together" && !onDemand) await networks.loadAll();
+      return new MusicGen(chosen, fingerprint, networks, tokenizer);
     } finally {
       await checkpoint.close();
     }
@@ -134,6 +132,11 @@ export class MusicGen {
     return this.config.codec.sampleRate;
   }
 
+  /** Every site that can be read or changed, with its shape. */
+  sites(): readonly Site[] {
+    return siteCatalogue(this.config);
+  }
+
   /** Frees all weights. */
   async dispose(): Promise<void> {
     await this.#networks.dispose();
@@ -142,10 +145,120 @@ export class MusicGen {
   /**
    * Generates clips: text → states → codes → sound. Leaves no tensors behind, also when it throws or is interrupted.
    *
-   * @throws {UsageError} for options out of range, {@link MemoryError} for what doesn't fit, before any work starts.
+   * @throws {UsageError} for options out of range, {@link MemoryError} for what doesn't fit, {@link SiteError} for hooks
+   *   on sites that don't exist: before any work starts.
    */
-  async generate(options: GenerateOptions): Promise<Generation> {
-    const { text, negative, onProgress } = options;
+  async generate(options: HookedGenerateOptions): Promise<Generation> {
+    const hooks = new PlacedHooks(options.hooks ?? [], this.sites());
+    const generation = await driveHooks(this.#generation(options, hooks), hooks);
+    if (!generation.interrupted) hooks.requireFired();
+    return { ...generation, hooks: hooks.counts };
+  }
+
+  /**
+   * Steps through a teacher-forced pass site by site: `for (const at of model.walk({ text, codes })) …`. Where networks
+   * take turns in memory, use `for await`.
+   *
+   * @param sites which to stop at; all by default. What is not chosen is not computed.
+   */
+  walk(options: ForwardOptions, sites: SiteSelection = "**"): ActivationWalk {
+    const taps = this.#taps(sites);
+    return {
+      [Symbol.iterator]: () => activations(this.#forwardNow(options, taps), (result) => result.dispose()),
+      [Symbol.asyncIterator]: () => {
+        const walk = activationsAsync(this.#forward(options, taps));
+        return disposingResult(walk);
+      },
+    };
+  }
+
+  /**
+   * Steps through a generation, prefill and every step: `for await (const at of model.walkGeneration({ text })) …`.
+   *
+   * @param sites which to stop at; all by default. What is not chosen is not computed.
+   * @returns a walk whose result is the generation
+   */
+  walkGeneration(options: GenerateOptions, sites: SiteSelection = "**"): AsyncGenerator<Activation, Generation, void> {
+    return activationsAsync(this.#generation(options, this.#taps(sites)));
+  }
+
+  /**
+   * Logits of a teacher-forced pass: what the model expects after each position of given codes.
+   *
+   * @returns [R, K, T, V] with T = F + 1 + max delay positions, position 0 being the BOS column; with `stopAt` the
+   *   residual stream [R, T, D] before that block. Owned by the caller.
+   * @throws {UsageError} if codes don't fit the model or their number doesn't fit the texts'.
+   */
+  async forward(options: ForwardOptions): Promise<tf.Tensor> {
+    return completeAsync(this.#forward(options, NO_TAPS));
+  }
+
+  /** A teacher-forced pass with hooks. `logits` as from {@link forward}, owned by the caller. */
+  async runWithHooks(
+    options: ForwardOptions,
+    hooks: readonly Hook[],
+  ): Promise<{ readonly logits: tf.Tensor; readonly hooks: readonly HookCount[] }> {
+    const placed = new PlacedHooks(hooks, this.sites());
+    const logits = await driveHooks(this.#forward(options, placed), placed);
+    try {
+      placed.requireFired();
+    } catch (error) {
+      logits.dispose();
+      throw error;
+    }
+    return { logits, hooks: placed.counts };
+  }
+
+  /**
+   * A teacher-forced pass that keeps the activations of the chosen sites.
+   *
+   * @returns `logits` as from {@link forward}, and a cache; both owned by the caller.
+   */
+  async runWithCache(
+    options: ForwardOptions,
+    { sites }: { readonly sites: SiteSelection },
+  ): Promise<{ readonly logits: tf.Tensor; readonly cache: ActivationCache }> {
+    const kept = new Map<string, tf.Tensor>();
+    const keep: Hook = {
+      sites,
+      run: (value, at) => {
+        kept.set(at.site, tf.clone(value));
+        return undefined;
+      },
+    };
+    try {
+      const { logits } = await this.runWithHooks(options, [keep]);
+      return { logits, cache: makeCache(kept) };
+    } catch (error) {
+      disposeCache(Object.fromEntries(kept));
+      throw error;
+    }
+  }
+
+  /** Encodes a sound with the codec: resampled and mixed to the model's channels. @returns ⌈samples / hop⌉ frames. */
+  async encodeAudio(audio: Audio): Promise<Codes> {
+    const codec = { weights: await this.#networks.codec(), config: this.config.codec };
+    return completeAsync(audioToCodes(codec, this.config.decoder, audio, 0, NO_TAPS));
+  }
+
+  /**
+   * Decodes codes to sound.
+   *
+   * @throws {UsageError} if the codes don't fit the model.
+   */
+  async decodeCodes(codes: Codes): Promise<Audio> {
+    checkCodes([codes], this.config.decoder);
+    const codec = { weights: await this.#networks.codec(), config: this.config.codec };
+    return completeAsync(codesToAudio(codec, this.config.decoder, codes, 0, NO_TAPS));
+  }
+
+  #taps(selection: SiteSelection): Taps {
+    const sites = selectSites(selection, this.sites());
+    return { wants: (site) => sites.has(site) };
+  }
+
+  async *#generation(options: GenerateOptions, taps: Taps): AsyncGenerator<PassStop, Generation, void> {
+    const { text, negative, onProgress, signal } = options;
     if (negative !== undefined && text === undefined) {
       throw new UsageError({
         asked: "a negative text without a text",
@@ -166,88 +279,74 @@ export class MusicGen {
       frames: request.frames,
     });
 
-    onProgress?.({ stage: "text", done: 0, total: 1 });
-    const encoded = await this.#encodeTexts(rows, texts, negatives);
+    const input: PipelineInput = { request, rows, texts, negatives, prompts };
+    const { clips, interrupted } = yield* generateClips(this.#networks, input, { taps, onProgress, signal });
+    const [first] = clips;
+    if (first === undefined) throw new RangeError("a generation has at least one clip");
+    const settings: GenerationSettings = {
+      tonearm: VERSION,
+      model: this.fingerprint,
+      backend: this.backend,
+      text: asWritten(text),
+      negative: asWritten(negative),
+      frames: request.frames,
+      promptFrames: promptLength,
+      count: request.count,
+      seed: request.seed,
+      guidance: rows.roles.length === 1 ? 1 : request.guidance,
+      ...request.sampling,
+    };
+    const { audio, codes } = first;
+    return { clips, audio, codes, seed: request.seed, interrupted, settings, hooks: [] };
+  }
+
+  async *#forward(options: ForwardOptions, taps: Taps): AsyncGenerator<PassStop, tf.Tensor, void> {
+    const { plan, texts } = this.#forwardPlan(options);
+    const encoded = yield* encodeTexts(this.#networks, plan.rows.batch, texts, undefined, taps);
     try {
-      const prompt = await this.#encodePrompts(prompts, request.count, options);
-      const generated = await this.#generateCodes(request, rows, encoded, prompt, options);
-      const clips = await this.#decodeClips(generated, request, options);
-      const [first] = clips;
-      if (first === undefined) throw new RangeError("a generation has at least one clip");
-      const settings: GenerationSettings = {
-        tonearm: VERSION,
-        model: this.fingerprint,
-        backend: this.backend,
-        text: asWritten(text),
-        negative: asWritten(negative),
-        frames: request.frames,
-        promptFrames: promptLength,
-        count: request.count,
-        seed: request.seed,
-        guidance: rows.roles.length === 1 ? 1 : request.guidance,
-        ...request.sampling,
-      };
-      const { audio, codes } = first;
-      return { clips, audio, codes, seed: request.seed, interrupted: generated.interrupted, settings };
+      return yield* forwardStops(await this.#networks.decoder(), encoded, plan, taps);
     } finally {
       encoded?.states.dispose();
     }
   }
 
-  /**
-   * Logits of a teacher-forced pass: what the model expects after each position of given codes.
-   *
-   * @returns [B, K, T, V] with T = F + 1 + max delay positions, position 0 being the BOS column; owned by the caller.
-   * @throws {UsageError} if codes don't fit the model or their number doesn't fit the texts'.
-   */
-  async forward({ text, codes }: ForwardOptions): Promise<tf.Tensor4D> {
+  /** The same without waiting, for networks that are loaded. */
+  *#forwardNow(options: ForwardOptions, taps: Taps): Generator<PassStop, tf.Tensor, void> {
+    const { text, decoder } = this.#networks.loaded();
+    const { plan, texts } = this.#forwardPlan(options);
+    if (!texts) return yield* forwardStops(decoder, undefined, plan, taps);
+    const { tokens, textOfRow } = assignTexts(plan.rows.batch, texts, undefined);
+    const states = yield* encodeTextStops(text, this.config.text, tokens, taps);
+    try {
+      return yield* forwardStops(decoder, { states, mask: tokens.mask, textOfRow }, plan, taps);
+    } finally {
+      states.dispose();
+    }
+  }
+
+  #forwardPlan({ text, codes, rows, startAt, stopAt }: ForwardOptions): { plan: ForwardPlan; texts?: TokenBatch } {
     const clips = [codes].flat();
-    const { decoder: config } = this.config;
-    const frames = checkCodes(clips, config);
-    const texts = text === null ? undefined : this.#tokenize(text);
-    const rows: Rows = { batch: clips.length, roles: [texts ? "cond" : "null"] };
-    const encoded = await this.#encodeTexts(rows, texts, undefined);
-    let memory: TextMemory | undefined;
-    try {
-      const decoder = await this.#networks.decoder();
-      memory = encoded && readTexts(decoder, decoder.textProjection, encoded);
-      const pattern = delayPattern(config.codebooks, config.audioChannels, config.codebookSize);
-      const positions = sequenceLength(frames, pattern);
-      const ids = new Int32Array(clips.length * config.codebooks * positions);
-      clips.forEach((clip, item) => ids.set(delayCodes(clip, pattern), item * config.codebooks * positions));
-      const { logits } = complete(
-        runDecoder(
-          decoder.weights,
-          config,
-          { ids, batch: clips.length, positions, rows: clips.length },
-          { state: undefined, memory, logits: "all", positionTable: decoder.positionTable },
-          NO_TAPS,
-        ),
-      );
-      return logits;
-    } finally {
-      if (memory) disposeMemory(memory);
-      encoded?.states.dispose();
+    const roles = rows ?? (text === null ? ["null"] : ["cond"]);
+    const readsText = roles.includes("cond");
+    if (roles.length === 0 || new Set(roles).size < roles.length || (readsText && text === null)) {
+      throw new UsageError({
+        asked: `run the rows ${JSON.stringify(roles)}`,
+        found: text === null ? "no text for the cond rows" : "rows missing or named twice",
+        todo: 'Give ["cond"], ["null"] or both, and a text where there is "cond"',
+      });
     }
-  }
-
-  /** Encodes a sound with the codec: resampled and mixed to the model's channels. @returns ⌈samples / hop⌉ frames. */
-  async encodeAudio(audio: Audio): Promise<Codes> {
-    return audioToCodes(await this.#codec(), this.config.decoder, audio);
-  }
-
-  /**
-   * Decodes codes to sound.
-   *
-   * @throws {UsageError} if the codes don't fit the model.
-   */
-  async decodeCodes(codes: Codes): Promise<Audio> {
-    checkCodes([codes], this.config.decoder);
-    return codesToAudio(await this.#codec(), this.config.decoder, codes);
-  }
-
-  async #codec(): Promise<Codec> {
-    return { weights: await this.#networks.codec(), config: this.config.codec };
+    const texts = readsText && text !== null ? this.#tokenize(text) : undefined;
+    if (texts && texts.batch !== 1 && texts.batch !== clips.length) {
+      throw new UsageError({
+        asked: `run ${clips.length} clips`,
+        found: `${texts.batch} texts`,
+        todo: "Give one text for all clips, or one for each",
+      });
+    }
+    const ordered = readsText && roles.length === 2 ? (["cond", "null"] as const) : roles;
+    const { frameRate } = this.config.codec;
+    const plan = { clips, rows: { batch: clips.length, roles: ordered }, frameRate, startAt, stopAt };
+    return texts ? { plan, texts } : { plan };
   }
 
   #tokenize(text: TextInput): TokenBatch {
@@ -259,93 +358,11 @@ export class MusicGen {
       todo: "Add the checkpoint's tokenizer.json, or give token ids instead of a text",
     });
   }
+}
 
-  /** One pass of the text encoder over all texts. The states are owned by the caller. */
-  async #encodeTexts(
-    { batch }: Rows,
-    texts: TokenBatch | undefined,
-    negatives: TokenBatch | undefined,
-  ): Promise<EncodedTexts | undefined> {
-    if (!texts) return undefined;
-    const groups = negatives ? [texts, negatives] : [texts];
-    const { tokens, starts } = joinTokens(groups);
-    const textOfRow = groups.flatMap((group, index) =>
-      Array.from({ length: batch }, (_, item) => (starts[index] ?? 0) + (group.batch === 1 ? 0 : item)),
-    );
-    const weights = await this.#networks.text();
-    const states = complete(encodeText(weights, this.config.text, tokens, NO_TAPS)); // [N, S, Dt]
-    return { states, mask: tokens.mask, textOfRow };
-  }
-
-  /** The codes that each clip continues, or undefined without a prompt. */
-  async #encodePrompts(
-    prompts: readonly Audio[],
-    count: number,
-    { onProgress }: GenerateOptions,
-  ): Promise<readonly Codes[] | undefined> {
-    const encoded: Codes[] = [];
-    for (const [done, prompt] of prompts.entries()) {
-      onProgress?.({ stage: "prompt", done, total: prompts.length });
-      encoded.push(await this.encodeAudio(prompt));
-    }
-    const [only] = encoded;
-    if (only === undefined) return undefined;
-    return encoded.length === 1 ? Array.from({ length: count }, () => only) : encoded;
-  }
-
-  async #generateCodes(
-    { frames, count, seed, guidance, sampling }: ResolvedRequest,
-    rows: Rows,
-    encoded: EncodedTexts | undefined,
-    prompt: readonly Codes[] | undefined,
-    { onProgress, signal }: GenerateOptions,
-  ): Promise<GeneratedCodes> {
-    const decoder: LoadedDecoder = await this.#networks.decoder();
-    const memory = encoded && readTexts(decoder, decoder.textProjection, encoded);
-    try {
-      const walk = generateCodes(
-        decoder,
-        {
-          frames,
-          prompt,
-          rows,
-          memory,
-          guidance,
-          sampling,
-          uniforms: Array.from({ length: count }, (_, item) => uniformStream(seed, item)),
-          frameRate: this.config.codec.frameRate,
-        },
-        {
-          taps: NO_TAPS,
-          onStep: (done, total) => onProgress?.({ stage: "tokens", done, total }),
-          signal,
-        },
-      );
-      for (;;) {
-        const next = await walk.next();
-        if (next.done) return next.value;
-      }
-    } finally {
-      if (memory) disposeMemory(memory);
-    }
-  }
-
-  async #decodeClips(
-    { codes, interrupted }: GeneratedCodes,
-    { samples }: ResolvedRequest,
-    { onProgress }: GenerateOptions,
-  ): Promise<readonly Clip[]> {
-    const codec = await this.#codec();
-    const clips: Clip[] = [];
-    for (const [item, clip] of codes.entries()) {
-      onProgress?.({ stage: "audio", done: item, total: codes.length });
-      const { sampleRate, channels } = await codesToAudio(codec, this.config.decoder, clip);
-      const exact = interrupted ? channels : channels.map((channel) => channel.subarray(0, samples));
-      clips.push({ item, codes: clip, audio: { sampleRate, channels: exact } });
-    }
-    onProgress?.({ stage: "audio", done: codes.length, total: codes.length });
-    return clips;
-  }
+async function* disposingResult(walk: AsyncGenerator<Activation, tf.Tensor, void>): AsyncGenerator<Activation, void> {
+  const result = yield* walk;
+  result.dispose();
 }
 
 function asWritten(text: TextInput | undefined): string | readonly string[] | null {

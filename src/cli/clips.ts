@@ -6,7 +6,8 @@ import { writeWav } from "../audio/wav.js";
 import { writeSafetensors } from "../checkpoint/safetensors.js";
 import { CancelledError, UsageError } from "../errors.js";
 import type { Codes } from "../model/delay.js";
-import type { Clip, Generation } from "../musicgen.js";
+import type { Clip } from "../model/pipeline.js";
+import type { Generation } from "../musicgen.js";
 
 /**
  * Makes sure, before any work starts, that files can be written to their places.

@@ -6,8 +6,10 @@ import type { EncodecConfig } from "../encodec/config.js";
 import { decodeCodes, encodeWave } from "../encodec/encodec.js";
 import type { EncodecWeights } from "../encodec/weights.js";
 import { UsageError } from "../errors.js";
-import { complete, NO_TAPS } from "../runtime/announce.js";
+import type { Taps } from "../runtime/announce.js";
+import { Owner } from "../runtime/owner.js";
 import type { Codes } from "./delay.js";
+import { locate, type PassStop } from "./pass.js";
 
 /**
  * Between sound and codes. The codec itself is mono: a stereo model codes its two channels one by one and lets their
@@ -43,52 +45,61 @@ export interface ChannelLayout {
 }
 
 /**
- * Encodes a sound: resampled to the codec's rate, mixed to the model's channels.
+ * Encodes a sound: resampled to the codec's rate, mixed to the model's channels. One codec pass for each channel.
  *
+ * @param item the clip it belongs to, for the context of its stops
  * @returns codes of ⌈N / hop⌉ frames
  */
-export async function audioToCodes(codec: Codec, layout: ChannelLayout, audio: Audio): Promise<Codes> {
-  const { sampleRate } = codec.config;
-  const { channels } = toChannels(resample(audio, sampleRate), layout.audioChannels);
+export async function* audioToCodes(
+  codec: Codec,
+  layout: ChannelLayout,
+  audio: Audio,
+  item: number,
+  taps: Taps,
+): AsyncGenerator<PassStop, Codes, void> {
+  const { channels } = toChannels(resample(audio, codec.config.sampleRate), layout.audioChannels);
   const perChannel: Codes[] = [];
-  for (const samples of channels) {
-    const wave = tf.tensor2d(samples, [1, samples.length]);
+  for (const [channel, samples] of channels.entries()) {
+    const owner = new Owner();
     try {
-      const codes = complete(encodeWave(codec.weights, codec.config, wave, NO_TAPS)); // [1, C, F]
-      try {
-        const [, codebooks, frames] = codes.shape;
-        perChannel.push({ values: Int32Array.from(await codes.data()), codebooks, frames });
-      } finally {
-        codes.dispose();
-      }
+      const wave = owner.own(tf.tensor2d(samples, [1, samples.length]));
+      const walk = encodeWave(codec.weights, codec.config, wave, taps);
+      const codes = owner.own(yield* locate(walk, { phase: "encode", item, channel })); // [1, C, F]
+      const [, codebooks, frames] = codes.shape;
+      perChannel.push({ values: Int32Array.from(await codes.data()), codebooks, frames });
     } finally {
-      wave.dispose();
+      owner.dispose();
     }
   }
   return interleave(perChannel, layout.codebooks);
 }
 
 /**
- * Decodes codes to sound, one channel at a time.
+ * Decodes codes to sound, one codec pass for each channel.
  *
+ * @param item the clip they belong to, for the context of its stops
  * @returns F · hop samples at the codec's rate; no frames, no samples
  */
-export async function codesToAudio(codec: Codec, { audioChannels }: ChannelLayout, codes: Codes): Promise<Audio> {
+export async function* codesToAudio(
+  codec: Codec,
+  { audioChannels }: ChannelLayout,
+  codes: Codes,
+  item: number,
+  taps: Taps,
+): AsyncGenerator<PassStop, Audio, void> {
   const { sampleRate } = codec.config;
   if (codes.frames === 0)
     return { sampleRate, channels: Array.from({ length: audioChannels }, () => new Float32Array()) };
   const channels: Float32Array[] = [];
-  for (const { values, codebooks, frames } of deinterleave(codes, audioChannels)) {
-    const ids = tf.tensor3d(values, [1, codebooks, frames], "int32");
+  for (const [channel, { values, codebooks, frames }] of deinterleave(codes, audioChannels).entries()) {
+    const owner = new Owner();
     try {
-      const wave = complete(decodeCodes(codec.weights, codec.config, ids, NO_TAPS)); // [1, N]
-      try {
-        channels.push(Float32Array.from(await wave.data()));
-      } finally {
-        wave.dispose();
-      }
+      const ids = owner.own(tf.tensor3d(values, [1, codebooks, frames], "int32"));
+      const walk = decodeCodes(codec.weights, codec.config, ids, taps);
+      const wave = owner.own(yield* locate(walk, { phase: "decode-audio", item, channel })); // [1, N]
+      channels.push(Float32Array.from(await wave.data()));
     } finally {
-      ids.dispose();
+      owner.dispose();
     }
   }
   return { sampleRate, channels };

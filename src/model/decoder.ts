@@ -131,18 +131,10 @@ export function* runDecoder(
   const caches = pass.state ? [...pass.state.caches] : undefined;
   let finished = false;
   try {
-    const mask = causalMask(input.positions, start + input.positions); // [T, T']
-    if (mask) owner.own(mask);
-
-    const embedded = yield* embed(weights, config, input, start, pass.positionTable, taps);
-    let residual = owner.own(embedded); // [R, T, D]
-    for (const [layer, block] of weights.blocks.entries()) {
-      const run: BlockRun = { layer, config, caches, memory: pass.memory, mask, taps };
-      const next = owner.own(yield* runBlock(block, residual, run));
-      owner.free(residual);
-      residual = next;
-    }
-    const logits = yield* unembed(weights, config, residual, pass.logits, taps);
+    const residual = owner.own(yield* embed(weights, config, input, start, pass.positionTable, taps)); // [R, T, D]
+    const run: LayerRun = { first: 0, end: config.layers, start, caches, memory: pass.memory };
+    const final = owner.own(yield* runLayers(weights, config, residual, run, taps)); // [R, T, D]
+    const logits = yield* unembed(weights, config, final, pass.logits, taps);
     finished = true;
     return { logits, state: caches && { length: start + input.positions, caches } };
   } finally {
@@ -151,8 +143,47 @@ export function* runDecoder(
   }
 }
 
-/** Sum over codebooks of the token embeddings, plus positions. */
-function* embed(
+/** Which blocks are run, and over what. */
+export interface LayerRun {
+  readonly first: number; // from this block …
+  readonly end: number; // … up to, not including, this one
+  readonly start: number; // absolute position of the first of the T
+  readonly caches: KeyValueCache[] | undefined; // one per block; each block replaces its own
+  readonly memory: TextMemory | undefined;
+}
+
+/**
+ * Blocks `first` … `end − 1`.
+ *
+ * @param residual [R, T, D], stays the caller's
+ * @returns [R, T, D], owned by the caller.
+ */
+export function* runLayers(
+  weights: DecoderWeights,
+  config: DecoderConfig,
+  residual: tf.Tensor3D,
+  { first, end, start, caches, memory }: LayerRun,
+  taps: Taps,
+): Walk<tf.Tensor3D> {
+  const owner = new Owner();
+  try {
+    const mask = causalMask(residual.shape[1], start + residual.shape[1]); // [T, T']
+    if (mask) owner.own(mask);
+    let current = owner.own(tf.clone(residual));
+    for (const [offset, block] of weights.blocks.slice(first, end).entries()) {
+      const run: BlockRun = { layer: first + offset, config, caches, memory, mask, taps };
+      const next = owner.own(yield* runBlock(block, current, run));
+      owner.free(current);
+      current = next;
+    }
+    return owner.release(current);
+  } finally {
+    owner.dispose();
+  }
+}
+
+/** Sum over codebooks of the token embeddings, plus positions. @returns [R, T, D], owned by the caller. */
+export function* embed(
   weights: DecoderWeights,
   config: DecoderConfig,
   { ids, batch, positions, rows }: DecoderInput,
@@ -335,8 +366,14 @@ function headResults(z: tf.Tensor4D, { weight }: Linear): tf.Tensor4D {
   });
 }
 
-/** Final layer norm and the heads of all codebooks. */
-function* unembed(
+/**
+ * Final layer norm and the heads of all codebooks.
+ *
+ * @param residual [R, T, D], stays the caller's
+ * @param which all positions, or only the last
+ * @returns [R, K, T, V], owned by the caller.
+ */
+export function* unembed(
   weights: DecoderWeights,
   config: DecoderConfig,
   residual: tf.Tensor3D,

@@ -16,7 +16,7 @@ import {
   type DelayPattern,
 } from "./delay.js";
 import { guideLogits, rowCount, type Rows } from "./guidance.js";
-import type { PassContext, PassStop } from "./pass.js";
+import { locate, type DecoderContext, type PassStop } from "./pass.js";
 import { sampleToken, type SamplingOptions } from "./sampling.js";
 
 /** A decoder ready to run. */
@@ -81,7 +81,7 @@ export async function* generateCodes(
     for (; step < passes && !signal?.aborted; step++) {
       const firstPosition = step === 0 ? 0 : promptFrames + step;
       const positions = step === 0 ? promptFrames + 1 : 1;
-      const pass: PassContext = {
+      const pass: DecoderContext = {
         phase: step === 0 ? "prefill" : "decode",
         step,
         firstPosition,
@@ -116,25 +116,12 @@ export async function* generateCodes(
   };
 }
 
-/** Gives each announcement of a walk its place. */
-export function* locate<Result>(walk: Walk<Result>, pass: PassContext): Generator<PassStop, Result, void> {
-  try {
-    for (;;) {
-      const next = walk.next();
-      if (next.done) return next.value;
-      yield { announcement: next.value, pass };
-    }
-  } finally {
-    walk.return(undefined as never); // no effect on a walk that has ended
-  }
-}
-
 /** One pass and its guidance. @returns guided logits [B, K, 1, V] and the state, owned by the caller. */
 function* generationStep(
   decoder: Decoder,
   plan: GenerationPlan,
   ids: Int32Array,
-  { positions, rows }: PassContext,
+  { positions, rows }: DecoderContext,
   state: DecoderState,
   taps: Taps,
 ): Walk<{ guided: tf.Tensor4D; state: DecoderState | undefined }> {

@@ -1,6 +1,6 @@
 import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
 import type { WeightScope } from "../checkpoint/scope.js";
-import { CheckpointError } from "../errors.js";
+import { CheckpointError, UsageError } from "../errors.js";
 import { loadEncodec, type EncodecWeights } from "../encodec/weights.js";
 import { disposeTree } from "../runtime/owner.js";
 import type { Linear } from "../runtime/linear.js";
@@ -15,7 +15,8 @@ export interface LoadedDecoder extends Decoder {
   readonly textProjection: Linear | undefined;
 }
 
-interface Loaded {
+/** All three networks. */
+export interface Loaded {
   readonly text: T5Weights;
   readonly decoder: LoadedDecoder;
   readonly codec: EncodecWeights;
@@ -33,6 +34,7 @@ export class Networks {
   readonly config: MusicGenConfig;
   readonly residency: Residency;
   readonly #loaded = new Map<keyof Loaded, Promise<Loaded[keyof Loaded]>>();
+  #present: Loaded | undefined;
 
   /**
    * @param checkpoint used for its names only, and may be closed afterwards
@@ -64,8 +66,28 @@ export class Networks {
     return this.#load("codec", (scope) => loadEncodec(scope.scope("audio_encoder"), this.config.codec));
   }
 
+  /** Reads all weights now. Only for networks that stay together. */
+  async loadAll(): Promise<void> {
+    this.#present = { text: await this.text(), decoder: await this.decoder(), codec: await this.codec() };
+  }
+
+  /**
+   * All networks at once, without waiting.
+   *
+   * @throws {UsageError} if {@link loadAll} was not called.
+   */
+  loaded(): Loaded {
+    if (this.#present) return this.#present;
+    throw new UsageError({
+      asked: "step through the model without waiting",
+      found: this.residency === "staged" ? "networks that take turns in memory" : "networks that are loaded on demand",
+      todo: "Use `for await … of` instead of `for … of`",
+    });
+  }
+
   /** Frees every network. */
   async dispose(): Promise<void> {
+    this.#present = undefined;
     for (const name of [...this.#loaded.keys()]) await this.#free(name);
   }
 

@@ -1,12 +1,15 @@
-import type { Announcement } from "../runtime/announce.js";
+import type { Announcement, Walk } from "../runtime/announce.js";
 import type { DelayPattern } from "./delay.js";
 import type { Rows } from "./guidance.js";
 
 /**
- * Where a pass through the decoder stands: what a consumer needs to know to address an activation by position, second,
+ * Where a pass through a network stands: what a consumer needs to know to address an activation by position, second,
  * frame, row or step.
  */
-export interface PassContext {
+export type PassContext = DecoderContext | TextContext | CodecContext;
+
+/** A pass of the decoder. */
+export interface DecoderContext {
   /** Teacher-forced over given codes, the first pass of a generation, or one step of it. */
   readonly phase: "forward" | "prefill" | "decode";
   readonly step: number; // passes made before this one
@@ -18,8 +21,35 @@ export interface PassContext {
   readonly frameRate: number; // frames per second
 }
 
+/** A pass of the text encoder. Its rows are texts: those of the clips, then the negative ones. */
+export interface TextContext {
+  readonly phase: "text";
+  readonly texts: number; // N
+  readonly tokens: number; // S
+}
+
+/** A pass of the codec over one channel of one clip. */
+export interface CodecContext {
+  readonly phase: "encode" | "decode-audio";
+  readonly item: number; // the clip, from 0
+  readonly channel: number; // 0: mono or left
+}
+
 /** An announcement and where its pass stands. */
 export interface PassStop {
   readonly announcement: Announcement;
   readonly pass: PassContext;
+}
+
+/** Gives each announcement of a walk its place. */
+export function* locate<Result>(walk: Walk<Result>, pass: PassContext): Generator<PassStop, Result, void> {
+  try {
+    for (;;) {
+      const next = walk.next();
+      if (next.done) return next.value;
+      yield { announcement: next.value, pass };
+    }
+  } finally {
+    walk.return(undefined as never); // no effect on a walk that has ended
+  }
 }

@@ -92,7 +92,10 @@ export function complete<Result>(walk: Walk<Result>): Result {
   }
 }
 
-/** The same name with a prefix in front: how a network inside another keeps its own site names. */
-export function prefixTaps(taps: Taps, prefix: string): Taps {
-  return { wants: (site) => taps.wants(prefix + site) };
+/** Runs an asynchronous walk to its end without looking. */
+export async function completeAsync<Result>(walk: AsyncGenerator<unknown, Result, void>): Promise<Result> {
+  for (;;) {
+    const { done, value } = await walk.next();
+    if (done) return value;
+  }
 }

@@ -1,0 +1,151 @@
+import type * as tf from "@tensorflow/tfjs-core";
+
+import type { Audio } from "../audio/audio.js";
+import type { Taps } from "../runtime/announce.js";
+import { uniformStream } from "../runtime/random.js";
+import type { TokenBatch } from "../text/tokenizer.js";
+import { joinTokens } from "../text/tokens.js";
+import { audioToCodes, codesToAudio, type Codec } from "./codec-audio.js";
+import { readTexts, type EncodedTexts } from "./conditioning.js";
+import { disposeMemory } from "./decoder.js";
+import type { Codes } from "./delay.js";
+import { encodeTextStops } from "./forward.js";
+import { generateCodes, type GeneratedCodes } from "./generation.js";
+import type { Rows } from "./guidance.js";
+import type { Networks } from "./networks.js";
+import type { PassStop } from "./pass.js";
+import type { Progress, ResolvedRequest } from "./request.js";
+
+/**
+ * From prompt to sound: text → states → codes → waveform. Each network is asked for when its turn comes, so that they can
+ * take turns in memory.
+ */
+
+/** A request with its inputs. */
+export interface PipelineInput {
+  readonly request: ResolvedRequest;
+  readonly rows: Rows;
+  readonly texts: TokenBatch | undefined; // one row for all clips, or for each
+  readonly negatives: TokenBatch | undefined;
+  readonly prompts: readonly Audio[]; // none, one for all clips, or one for each
+}
+
+/** Who looks on. */
+export interface PipelineObserver {
+  readonly taps: Taps;
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** One generated clip. */
+export interface Clip {
+  readonly item: number; // from 0
+  readonly audio: Audio;
+  readonly codes: Codes;
+}
+
+/** Runs a request. Leaves no tensors behind, also when it is ended early. */
+export async function* generateClips(
+  networks: Networks,
+  input: PipelineInput,
+  observer: PipelineObserver,
+): AsyncGenerator<PassStop, { readonly clips: readonly Clip[]; readonly interrupted: boolean }, void> {
+  observer.onProgress?.({ stage: "text", done: 0, total: 1 });
+  const encoded = yield* encodeTexts(networks, input.rows.batch, input.texts, input.negatives, observer.taps);
+  try {
+    const prompt = yield* encodePrompts(networks, input, observer);
+    const generated = yield* runDecoderNetwork(networks, input, encoded, prompt, observer);
+    const clips = yield* decodeClips(networks, input.request, generated, observer);
+    return { clips, interrupted: generated.interrupted };
+  } finally {
+    encoded?.states.dispose();
+  }
+}
+
+/**
+ * One pass of the text encoder over all texts. @returns undefined without texts; the states are owned by the caller.
+ *
+ * @param batch B; row b reads text b, or the only one, and row B + b negative b
+ */
+export async function* encodeTexts(
+  networks: Networks,
+  batch: number,
+  texts: TokenBatch | undefined,
+  negatives: TokenBatch | undefined,
+  taps: Taps,
+): AsyncGenerator<PassStop, EncodedTexts | undefined, void> {
+  if (!texts) return undefined;
+  const { tokens, textOfRow } = assignTexts(batch, texts, negatives);
+  const weights = await networks.text();
+  const states: tf.Tensor3D = yield* encodeTextStops(weights, networks.config.text, tokens, taps); // [N, S, Dt]
+  return { states, mask: tokens.mask, textOfRow };
+}
+
+/** All texts as one batch, and which of them each row reads. */
+export function assignTexts(
+  batch: number,
+  texts: TokenBatch,
+  negatives: TokenBatch | undefined,
+): { readonly tokens: TokenBatch; readonly textOfRow: readonly number[] } {
+  const groups = negatives ? [texts, negatives] : [texts];
+  const { tokens, starts } = joinTokens(groups);
+  const textOfRow = groups.flatMap((group, index) =>
+    Array.from({ length: batch }, (_, item) => (starts[index] ?? 0) + (group.batch === 1 ? 0 : item)),
+  );
+  return { tokens, textOfRow };
+}
+
+async function* encodePrompts(
+  networks: Networks,
+  { prompts, request }: PipelineInput,
+  { taps, onProgress }: PipelineObserver,
+): AsyncGenerator<PassStop, readonly Codes[] | undefined, void> {
+  if (prompts.length === 0) return undefined;
+  const codec: Codec = { weights: await networks.codec(), config: networks.config.codec };
+  const encoded: Codes[] = [];
+  for (const [item, prompt] of prompts.entries()) {
+    onProgress?.({ stage: "prompt", done: item, total: prompts.length });
+    encoded.push(yield* audioToCodes(codec, networks.config.decoder, prompt, item, taps));
+  }
+  const [only] = encoded;
+  return encoded.length === 1 && only ? Array.from({ length: request.count }, () => only) : encoded;
+}
+
+async function* runDecoderNetwork(
+  networks: Networks,
+  { request, rows }: PipelineInput,
+  encoded: EncodedTexts | undefined,
+  prompt: readonly Codes[] | undefined,
+  { taps, onProgress, signal }: PipelineObserver,
+): AsyncGenerator<PassStop, GeneratedCodes, void> {
+  const { frames, count, seed, guidance, sampling } = request;
+  const { frameRate } = networks.config.codec;
+  const decoder = await networks.decoder();
+  const memory = encoded && readTexts(decoder, decoder.textProjection, encoded);
+  try {
+    const uniforms = Array.from({ length: count }, (_, item) => uniformStream(seed, item));
+    const plan = { frames, prompt, rows, memory, guidance, sampling, uniforms, frameRate };
+    const onStep = (done: number, total: number): void => onProgress?.({ stage: "tokens", done, total });
+    return yield* generateCodes(decoder, plan, { taps, onStep, signal });
+  } finally {
+    if (memory) disposeMemory(memory);
+  }
+}
+
+async function* decodeClips(
+  networks: Networks,
+  { samples }: ResolvedRequest,
+  { codes, interrupted }: GeneratedCodes,
+  { taps, onProgress }: PipelineObserver,
+): AsyncGenerator<PassStop, readonly Clip[], void> {
+  const codec: Codec = { weights: await networks.codec(), config: networks.config.codec };
+  const clips: Clip[] = [];
+  for (const [item, clip] of codes.entries()) {
+    onProgress?.({ stage: "audio", done: item, total: codes.length });
+    const { sampleRate, channels } = yield* codesToAudio(codec, networks.config.decoder, clip, item, taps);
+    const exact = interrupted ? channels : channels.map((channel) => channel.slice(0, samples));
+    clips.push({ item, codes: clip, audio: { sampleRate, channels: exact } });
+  }
+  onProgress?.({ stage: "audio", done: codes.length, total: codes.length });
+  return clips;
+}
