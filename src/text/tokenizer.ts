@@ -43,7 +43,7 @@ interface SpecialToken {
 /** What tokenizer.json holds. */
 interface Parts {
   readonly specials: readonly SpecialToken[];
-  readonly characterMap: CharacterMap;
+  readonly characterMap: CharacterMap | undefined; // undefined: text is taken as it is written
   readonly model: Unigram;
   readonly suffix: readonly number[]; // </s>
 }
@@ -118,10 +118,8 @@ export class Tokenizer {
   #encodeSection(section: string | SpecialToken): readonly number[] {
     if (typeof section !== "string") return [section.id];
     const { characterMap, model } = this.#parts;
-    const words = characterMap
-      .normalize(section)
-      .split(SPACES)
-      .filter((word) => word !== "");
+    const normalized = characterMap ? characterMap.normalize(section) : section;
+    const words = normalized.split(SPACES).filter((word) => word !== "");
     return words.flatMap(splitAtWordStarts).flatMap((word) => model.encode(word));
   }
 }
@@ -218,7 +216,8 @@ function readSpecialToken(token: ConfigBlock): SpecialToken {
   };
 }
 
-function readCharacterMap(normalizer: ConfigBlock): CharacterMap {
+/** @returns undefined where the file has none: small vocabularies of one's own need no map of all Unicode. */
+function readCharacterMap(normalizer: ConfigBlock): CharacterMap | undefined {
   let map: CharacterMap | undefined;
   for (const part of components(normalizer, "normalizers")) {
     switch (part.string("type", ["Precompiled", "Strip", "Replace"])) {
@@ -234,12 +233,7 @@ function readCharacterMap(normalizer: ConfigBlock): CharacterMap {
         part.expect("content", WORD_START);
     }
   }
-  if (map) return map;
-  throw new CheckpointError({
-    asked: `read normalizer of ${normalizer.file}`,
-    found: "no component of type Precompiled",
-    todo: "Use the tokenizer.json of a T5 or MusicGen repository",
-  });
+  return map;
 }
 
 /** Makes sure that the file splits text as T5 does. */
