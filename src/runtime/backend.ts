@@ -31,7 +31,13 @@ const FINDERS: Readonly<Record<BackendName, () => Promise<Found>>> = {
   "tensorflow-gpu": async () => tensorflow("@tensorflow/tfjs-node-gpu"),
   tensorflow: async () => tensorflow("@tensorflow/tfjs-node"),
   native: async () => {
-    throw new Error("not built");
+    const { registerNativeBackend } = await import("./native/register.js");
+    const { addon } = registerNativeBackend();
+    return {
+      registeredName: "native",
+      description: `C++ kernels for ${addon.kernelSet()}, ${addon.threads()} threads`,
+      register: async () => undefined,
+    };
   },
   wasm: async () => ({
     registeredName: "wasm",

@@ -1,0 +1,180 @@
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+
+/**
+ * The C++ kernels behind the native backend, as native/src/bindings.h declares them. Every function checks its arguments
+ * and throws an Error where a length doesn't fit its shape. Nothing keeps a typed array beyond its call.
+ */
+
+declare const kind: unique symbol;
+
+/** A weight matrix in native memory. */
+export interface WeightHandle {
+  readonly [kind]: "weight";
+}
+
+/** Keys or values in native memory that grow in place. */
+export interface StoreHandle {
+  readonly [kind]: "store";
+}
+
+/** A typed array whose elements have 4 bytes. */
+export type Words = Float32Array | Int32Array;
+
+/** Codes as in native/src/kernel_table.h. */
+export const UNARY = {
+  negate: 0,
+  abs: 1,
+  square: 2,
+  sqrt: 3,
+  reciprocalSqrt: 4,
+  reciprocal: 5,
+  exp: 6,
+  erf: 7,
+  tanh: 8,
+  sigmoid: 9,
+  relu: 10,
+  elu: 11,
+  gelu: 12,
+} as const;
+export const BINARY = {
+  add: 0,
+  subtract: 1,
+  multiply: 2,
+  divide: 3,
+  maximum: 4,
+  minimum: 5,
+  squaredDifference: 6,
+} as const;
+export const REDUCTION = { sum: 0, mean: 1, maximum: 2, minimum: 3 } as const;
+export const ACTIVATION = { none: 0, gelu: 1, relu: 2 } as const;
+export const STORAGE = { f32: 0, f16: 1, int8: 2, int4: 3 } as const;
+
+/** How the values of a weight may be stored. */
+export type WeightStorage = keyof typeof STORAGE;
+
+export interface Addon {
+  /** Names of the kernel sets that can run here, best first. */
+  kernelSets(): string[];
+  kernelSet(): string;
+  /** Whether there is such a set; it is then in use. */
+  useKernelSet(name: string): boolean;
+  threads(): number;
+  usableThreads(): number;
+  useThreads(count: number): void;
+
+  /** @param storage a code of {@link STORAGE}, or −1 for f16 where that is exact and f32 elsewhere */
+  makeWeight(parts: readonly Float32Array[], inputs: number, storage: number): WeightHandle;
+  weightStorage(weight: WeightHandle): number;
+  weightBytes(weight: WeightHandle): number;
+  readWeight(weight: WeightHandle, y: Float32Array): void;
+  releaseWeight(weight: WeightHandle): void;
+  linear(
+    weight: WeightHandle,
+    x: Float32Array,
+    rows: number,
+    bias: Float32Array | null,
+    residual: Float32Array | null,
+    activation: number,
+    y: Float32Array,
+  ): void;
+  lstm(
+    recurrent: WeightHandle,
+    gates: Float32Array,
+    batch: number,
+    steps: number,
+    firstHidden: Float32Array,
+    cell: Float32Array,
+    hidden: Float32Array,
+  ): void;
+
+  unary(op: number, x: Float32Array, y: Float32Array): void;
+  /** @param axes size, stride in a and stride in b of each axis, outermost first; the innermost strides are 0 or 1 */
+  binary(op: number, a: Float32Array, b: Float32Array, y: Float32Array, axes: Int32Array): void;
+  reduce(op: number, x: Float32Array, y: Float32Array, outer: number, length: number, inner: number): void;
+  argMax(x: Float32Array, y: Int32Array, rows: number, length: number): void;
+  softmax(x: Float32Array, y: Float32Array, rows: number, length: number): void;
+  normalize(
+    x: Float32Array,
+    gain: Float32Array | null,
+    bias: Float32Array | null,
+    epsilon: number,
+    centre: boolean,
+    y: Float32Array,
+    scale: Float32Array | null,
+    rows: number,
+    length: number,
+  ): void;
+  /**
+   * @param shape m, n, k, then the row and column strides of a and of b
+   * @param offsets into a and b, a pair for each product of the batch
+   */
+  matMul(
+    a: Float32Array,
+    b: Float32Array,
+    y: Float32Array,
+    bias: Float32Array | null,
+    activation: number,
+    shape: Int32Array,
+    offsets: Int32Array,
+  ): void;
+  /** @param shape batch, length, inputs, outputs, taps, stride, dilation, positions */
+  convolve(
+    x: Float32Array,
+    filter: Float32Array,
+    y: Float32Array,
+    bias: Float32Array | null,
+    residual: Float32Array | null,
+    activation: number,
+    shape: Int32Array,
+  ): void;
+  integersToFloats(x: Int32Array, y: Float32Array): void;
+  floatsToIntegers(x: Float32Array, y: Int32Array): void;
+
+  /** @param axes size, stride in source and stride in target of each axis */
+  copy(source: Words, sourceOffset: number, target: Words, targetOffset: number, axes: Int32Array): void;
+  gather(x: Words, indices: Int32Array, y: Words, outers: number, length: number, inner: number): void;
+  topK(x: Float32Array, values: Float32Array, indices: Int32Array, rows: number, length: number, k: number): void;
+
+  makeStore(heads: number, width: number, capacity: number): StoreHandle;
+  appendToStore(store: StoreHandle, x: Float32Array, count: number): void;
+  readStore(store: StoreHandle, count: number, y: Float32Array): void;
+  releaseStore(store: StoreHandle): void;
+  /** @param shape rows, heads, queries, width, then the row, head and position strides of q and of out */
+  attend(
+    q: Float32Array,
+    out: Float32Array,
+    shape: Int32Array,
+    keys: readonly (Float32Array | StoreHandle)[],
+    values: readonly (Float32Array | StoreHandle)[],
+    counts: Int32Array,
+    scale: number,
+    causal: boolean,
+    mask: Float32Array | null,
+    maskRow: number,
+    maskQuery: number,
+  ): void;
+}
+
+/**
+ * Loads the compiled kernels. The environment may choose how they run: `TONEARM_CPU` names a kernel set, `TONEARM_THREADS`
+ * a number of threads, `TONEARM_NATIVE_BUILD=sanitize` the build with sanitizers.
+ *
+ * @throws {Error} that says why they can't be used here.
+ */
+export function loadAddon(): Addon {
+  const name = process.env["TONEARM_NATIVE_BUILD"] === "sanitize" ? "tonearm-sanitize" : "tonearm";
+  const file = fileURLToPath(new URL(`../../../native/build/${name}.node`, import.meta.url));
+  if (!existsSync(file)) {
+    throw new Error("it was not built when installing (no C++20 compiler?): `npm run build:native` builds it");
+  }
+  const addon = createRequire(import.meta.url)(file) as Addon;
+  const kernelSet = process.env["TONEARM_CPU"];
+  if (kernelSet && !addon.useKernelSet(kernelSet)) {
+    throw new Error(`TONEARM_CPU=${kernelSet}, but this processor runs ${addon.kernelSets().join(", ")}`);
+  }
+  const threads = process.env["TONEARM_THREADS"];
+  if (threads) addon.useThreads(Number(threads));
+  return addon;
+}

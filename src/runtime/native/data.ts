@@ -1,0 +1,94 @@
+import type { DataType } from "@tensorflow/tfjs-core";
+
+import type { Addon, StoreHandle, WeightHandle } from "./addon.js";
+
+/**
+ * What lies behind a tensor of the native backend where it is not a plain typed array. To any kernel that doesn't know
+ * better, `values` are the tensor's float32 values, made for it on each call.
+ */
+
+/** The weight of a linear layer: a tensor [in, out] whose values are stored [out, in], perhaps in fewer bits. */
+export class WeightData {
+  readonly dtype: DataType = "float32";
+  refCount = 1;
+  readonly handle: WeightHandle;
+  readonly inputs: number;
+  readonly outputs: number;
+  readonly #addon: Addon;
+
+  constructor(addon: Addon, handle: WeightHandle, inputs: number, outputs: number) {
+    this.#addon = addon;
+    this.handle = handle;
+    this.inputs = inputs;
+    this.outputs = outputs;
+  }
+
+  get values(): Float32Array {
+    const values = new Float32Array(this.inputs * this.outputs);
+    this.#addon.readWeight(this.handle, values);
+    return values;
+  }
+
+  release(): void {
+    this.#addon.releaseWeight(this.handle);
+  }
+}
+
+/** Memory that the tensors of one growing cache share. It is freed with the last of them. */
+export class GrowingStore {
+  readonly handle: StoreHandle;
+  filled = 0; // positions written
+  #users = 0;
+  readonly #addon: Addon;
+
+  constructor(addon: Addon, heads: number, width: number, capacity: number) {
+    this.#addon = addon;
+    this.handle = addon.makeStore(heads, width, capacity);
+  }
+
+  /** Writes `count` positions [heads, count, width] after the last. */
+  append(x: Float32Array, count: number): void {
+    this.#addon.appendToStore(this.handle, x, count);
+    this.filled += count;
+  }
+
+  retain(): void {
+    this.#users += 1;
+  }
+
+  release(): void {
+    this.#users -= 1;
+    if (this.#users === 0) this.#addon.releaseStore(this.handle);
+  }
+}
+
+/**
+ * The first `count` positions of a store, as a tensor [R, H, T', Dh]. Positions once written never change, so a tensor
+ * stays what it was while longer ones share its memory, as slices of a Go array do.
+ */
+export class GrowingData {
+  readonly dtype: DataType = "float32";
+  refCount = 1;
+  readonly store: GrowingStore;
+  readonly count: number;
+  readonly #addon: Addon;
+  readonly #size: number;
+
+  constructor(addon: Addon, store: GrowingStore, count: number, size: number) {
+    this.#addon = addon;
+    this.store = store;
+    this.count = count;
+    this.#size = size;
+    store.retain();
+  }
+
+  get values(): Float32Array {
+    const values = new Float32Array(this.#size);
+    this.#addon.readStore(this.store.handle, this.count, values);
+    return values;
+  }
+
+  release(): void {
+    this.store.release();
+  }
+}
