@@ -72,6 +72,14 @@ describe("the tokenizer", () => {
     expect(differing(stripping, cases)).toEqual([]);
   });
 
+  it("takes text as it is written where the file has no character map", async () => {
+    const mapless = await changed({ normalizer: { type: "Sequence", normalizers: [] } });
+    const tokenizer = await loadTokenizer(fixtureDirectory("tokenizer"));
+    expect(mapless.encode("self model")).toEqual(tokenizer.encode("self model"));
+    expect(mapless.encode("ﬁne")).not.toEqual(mapless.encode("fine"));
+    expect(tokenizer.encode("ﬁne")).toEqual(tokenizer.encode("fine"));
+  });
+
   it("makes [1] of an empty prompt and of spaces", async () => {
     const tokenizer = await loadTokenizer(fixtureDirectory("tokenizer"));
     for (const text of ["", " ", "\n\t\u00a0"]) expect(tokenizer.encode(text)).toEqual(Int32Array.of(1));
@@ -176,7 +184,6 @@ describe("a tokenizer.json that can't be used is refused", () => {
     ],
     ["another normaliser", { normalizer: { type: "Lowercase" } }, /normalizer\.type.*"Lowercase"/],
     ["no normaliser", { normalizer: null }, /normalizer/],
-    ["no character map", { normalizer: { type: "Sequence", normalizers: [] } }, /no component of type Precompiled/],
     ["a damaged map", { normalizer: { type: "Precompiled", precompiled_charsmap: "AAAA" } }, /precompiled_charsmap/],
     ["another splitter", { pre_tokenizer: { type: "Digits" } }, /pre_tokenizer\.type.*"Digits"/],
     [
