@@ -6,11 +6,11 @@ import { describe, expect, it, onTestFinished } from "vitest";
 
 import {
   encodeSafetensors,
-  parseHeader,
   SafetensorsFile,
   writeSafetensors,
   type NamedTensor,
 } from "../../src/checkpoint/safetensors.js";
+import { parseHeader } from "../../src/checkpoint/safetensors-header.js";
 import { CheckpointError, UsageError } from "../../src/errors.js";
 import { fixtureDirectory, golden } from "../support/fixtures.js";
 import { temporaryDirectory, temporaryFile } from "../support/temporary.js";
