@@ -226,6 +226,12 @@ describeOnEachBackend("the text encoder", () => {
       }
     });
 
+    it("of a block once it has ended", async () => {
+      const held: number[] = [];
+      await states({ wants: (site) => site.endsWith("hook_resid_pre") }, () => held.push(count()));
+      expect(held).toEqual(Array<number>(config.layers).fill(held[0] ?? NaN));
+    });
+
     it("when replaced everywhere, twice, or by the value itself", async () => {
       const before = count();
       await states(EVERYTHING, (stop) => {
