@@ -114,6 +114,18 @@ export class SafetensorsFile {
   }
 
   /**
+   * Reads a tensor of F64 without rounding.
+   *
+   * @returns a new array on a buffer of its own.
+   * @throws {CheckpointError} if there is no such tensor, its values aren't F64, or the file can't be read.
+   */
+  async doubles(name: string): Promise<Float64Array<ArrayBuffer>> {
+    const entry = this.entry(name);
+    if (entry.dtype === "F64") return new Float64Array(await this.#read(entry));
+    throw tensorFailure(this.path, name, `values of type ${entry.dtype}`, "Read them with floats() or integers()");
+  }
+
+  /**
    * Reads a tensor of integers: I32, I64 (each must fit 32 bits), U8 and BOOL.
    *
    * @param range the values wanted; all of them by default.
@@ -219,18 +231,20 @@ async function readFully(
 export interface NamedTensor {
   readonly name: string;
   readonly shape: readonly number[];
-  readonly dtype: "F32" | "F16" | "I32";
+  readonly dtype: "F64" | "F32" | "F16" | "I32";
   readonly values: TensorValues | (() => TensorValues | Promise<TensorValues>);
 }
 
-/** Float32Array for F32 and F16, Int32Array for I32. */
-export type TensorValues = Float32Array | Int32Array;
+/** Float64Array for F64, Float32Array for F32 and F16, Int32Array for I32. */
+export type TensorValues = Float64Array | Float32Array | Int32Array;
+
+const VALUES_OF = { F64: Float64Array, F32: Float32Array, F16: Float32Array, I32: Int32Array };
 
 /**
  * Writes a safetensors file. It appears under its name only when it is complete: until then it grows beside it under a
  * temporary name, which a failure removes. An existing file is replaced.
  *
- * Four-byte values are laid out before two-byte ones, so that each tensor is aligned to its own width.
+ * Wide values are laid out before narrow ones, so that each tensor is aligned to its own width.
  *
  * @param metadata free text, kept under `__metadata__`.
  * @throws {CheckpointError} if a name occurs twice, values do not fill their shape, are of the wrong type or too large for
@@ -284,9 +298,9 @@ async function encodeValues({ name, shape, dtype, values: given }: NamedTensor, 
     const found = `${values.length} values for tensor "${name}" of shape ${show(shape)}`;
     throw writeFailure(path, found, `Give ${sizeOf(shape)} values`);
   }
-  if (values instanceof Int32Array !== (dtype === "I32")) {
+  if (!(values instanceof VALUES_OF[dtype])) {
     const found = `${values.constructor.name} values for tensor "${name}" of dtype ${dtype}`;
-    throw writeFailure(path, found, "I32 takes an Int32Array, F32 and F16 take a Float32Array");
+    throw writeFailure(path, found, `${dtype} takes a ${VALUES_OF[dtype].name}`);
   }
   const stored = dtype === "F16" && values instanceof Float32Array ? toHalves(values, name, path) : values;
   return new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength);
