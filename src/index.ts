@@ -4,7 +4,14 @@
  * @module
  */
 export { MusicGen } from "./musicgen.js";
-export type { ForwardOptions, Generation, GenerationSettings, HookedGenerateOptions, LoadOptions } from "./musicgen.js";
+export type {
+  ForwardOptions,
+  Generation,
+  GenerationSettings,
+  HookedGenerateOptions,
+  LoadOptions,
+  Unembedding,
+} from "./musicgen.js";
 export type { Clip } from "./model/pipeline.js";
 export type { Codes } from "./model/delay.js";
 export type { GenerateOptions, Progress, TextInput } from "./model/request.js";
@@ -12,7 +19,7 @@ export type { MusicGenConfig } from "./model/checkpoint.js";
 export type { TokenBatch } from "./text/tokenizer.js";
 
 export type { Activation, ActivationRow } from "./activations/activation.js";
-export { disposeCache, type ActivationCache } from "./activations/cache.js";
+export { DEFAULT_BUDGET_BYTES, disposeCache, type ActivationCache, type CacheOptions } from "./activations/cache.js";
 export type { Site } from "./activations/catalogue.js";
 export type { Hook, HookCount } from "./activations/hooks.js";
 export type { SiteSelection, SiteShorthand } from "./activations/select.js";

@@ -1,10 +1,11 @@
 import * as tf from "@tensorflow/tfjs-core";
 
 import type { Activation } from "./activations/activation.js";
-import { disposeCache, makeCache, type ActivationCache } from "./activations/cache.js";
+import { CacheCollector, type ActivationCache, type CacheOptions } from "./activations/cache.js";
 import { siteCatalogue, type Site } from "./activations/catalogue.js";
 import { driveHooks, PlacedHooks, type Hook, type HookCount } from "./activations/hooks.js";
 import { selectSites, type SiteSelection } from "./activations/select.js";
+import { forwardSizes, generationSizes } from "./activations/shapes.js";
 import { activations, activationsAsync, type ActivationWalk } from "./activations/walk.js";
 import type { Audio } from "./audio/audio.js";
 import { openCheckpoint } from "./checkpoint/checkpoint.js";
@@ -12,6 +13,7 @@ import { UsageError } from "./errors.js";
 import { readMusicGenConfig, type MusicGenConfig } from "./model/checkpoint.js";
 import { audioToCodes, codesToAudio, promptFrames } from "./model/codec-audio.js";
 import { checkCodes } from "./model/codes.js";
+import { unembed } from "./model/decoder.js";
 import type { Codes } from "./model/delay.js";
 import { encodeTextStops, forwardStops, type ForwardPlan } from "./model/forward.js";
 import { rowCount } from "./model/guidance.js";
@@ -20,7 +22,7 @@ import { Networks } from "./model/networks.js";
 import type { PassStop } from "./model/pass.js";
 import { assignTexts, encodeTexts, generateClips, type Clip, type PipelineInput } from "./model/pipeline.js";
 import { planRows, resolveRequest, type GenerateOptions, type TextInput } from "./model/request.js";
-import { completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
+import { complete, completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
 import { useBackend, type BackendName } from "./runtime/backend.js";
 import { findTokenizer, type TokenBatch, type Tokenizer } from "./text/tokenizer.js";
 import { VERSION } from "./version.js";
@@ -52,6 +54,13 @@ export interface Generation {
   readonly interrupted: boolean; // whether the signal ended it: then clips hold what was complete
   readonly settings: GenerationSettings;
   readonly hooks: readonly HookCount[]; // how often each hook was called
+}
+
+/** What turns the last residual stream into logits: `((x − mean) / scale · gain + bias) · heads`. */
+export interface Unembedding {
+  readonly gain: tf.Tensor1D; // [D], of the final layer norm
+  readonly bias: tf.Tensor1D; // [D]
+  readonly heads: tf.Tensor3D; // [D, K, V]
 }
 
 /** How a model is loaded. */
@@ -212,44 +221,108 @@ export class MusicGen {
   /**
    * A teacher-forced pass that keeps the activations of the chosen sites.
    *
+   * @param hooks run before the cache looks: it holds what they left
    * @returns `logits` as from {@link forward}, and a cache; both owned by the caller.
+   * @throws {MemoryError} before the pass, if the cache would exceed its budget.
    */
   async runWithCache(
     options: ForwardOptions,
-    { sites }: { readonly sites: SiteSelection },
+    { sites, budgetBytes }: CacheOptions,
+    hooks: readonly Hook[] = [],
   ): Promise<{ readonly logits: tf.Tensor; readonly cache: ActivationCache }> {
-    const kept = new Map<string, tf.Tensor>();
-    const keep: Hook = {
-      sites,
-      run: (value, at) => {
-        kept.set(at.site, tf.clone(value));
-        return undefined;
-      },
-    };
+    const collector = new CacheCollector(this.config, sites);
+    const { plan, texts } = this.#forwardPlan(options);
+    collector.requireBudget(this.config, forwardSizes(plan, texts, this.config), budgetBytes);
     try {
-      const { logits } = await this.runWithHooks(options, [keep]);
-      return { logits, cache: makeCache(kept) };
-    } catch (error) {
-      disposeCache(Object.fromEntries(kept));
-      throw error;
+      const { logits } = await this.runWithHooks(options, [...hooks, collector.hook]);
+      return { logits, cache: collector.finish() };
+    } finally {
+      collector.dispose();
     }
   }
 
-  /** Encodes a sound with the codec: resampled and mixed to the model's channels. @returns ⌈samples / hop⌉ frames. */
-  async encodeAudio(audio: Audio): Promise<Codes> {
+  /**
+   * A generation that keeps the activations of the chosen sites: those of the passes that made the clip, hooks included.
+   *
+   * The passes of a generation are joined along their positions, so that the cache looks like that of a teacher-forced
+   * pass over the same codes (whose last positions, after the last frame, a generation has no need of).
+   *
+   * @returns the generation, and a cache that is the caller's.
+   * @throws {MemoryError} before any work, if the cache would exceed its budget.
+   */
+  async generateWithCache(
+    options: HookedGenerateOptions,
+    { sites, budgetBytes }: CacheOptions,
+  ): Promise<Generation & { readonly cache: ActivationCache }> {
+    const collector = new CacheCollector(this.config, sites);
+    const { input } = this.#generationPlan(options);
+    collector.requireBudget(this.config, generationSizes(input, this.config), budgetBytes);
+    try {
+      const generation = await this.generate({ ...options, hooks: [...(options.hooks ?? []), collector.hook] });
+      return { ...generation, cache: collector.finish() };
+    } finally {
+      collector.dispose();
+    }
+  }
+
+  /**
+   * Encodes a sound with the codec: resampled and mixed to the model's channels.
+   *
+   * @param hooks on sites of the codec's encoder, latent and quantiser; one pass for each channel
+   * @returns ⌈samples / hop⌉ frames
+   */
+  async encodeAudio(audio: Audio, hooks: readonly Hook[] = []): Promise<Codes> {
+    const placed = new PlacedHooks(hooks, this.sites());
     const codec = { weights: await this.#networks.codec(), config: this.config.codec };
-    return completeAsync(audioToCodes(codec, this.config.decoder, audio, 0, NO_TAPS));
+    const codes = await driveHooks(audioToCodes(codec, this.config.decoder, audio, 0, placed), placed);
+    placed.requireFired();
+    return codes;
   }
 
   /**
    * Decodes codes to sound.
    *
+   * @param hooks on sites of the codec's decoder; one pass for each channel
    * @throws {UsageError} if the codes don't fit the model.
    */
-  async decodeCodes(codes: Codes): Promise<Audio> {
+  async decodeCodes(codes: Codes, hooks: readonly Hook[] = []): Promise<Audio> {
     checkCodes([codes], this.config.decoder);
+    const placed = new PlacedHooks(hooks, this.sites());
     const codec = { weights: await this.#networks.codec(), config: this.config.codec };
-    return completeAsync(codesToAudio(codec, this.config.decoder, codes, 0, NO_TAPS));
+    const audio = await driveHooks(codesToAudio(codec, this.config.decoder, codes, 0, placed), placed);
+    placed.requireFired();
+    return audio;
+  }
+
+  /**
+   * The final layer norm and the heads, from any residual stream: the logit lens (nostalgebraist 2020).
+   *
+   * @param residual [R, T, D], stays the caller's
+   * @returns logits [R, K, T, V], owned by the caller.
+   * @throws {UsageError} if it is not of the model's width.
+   */
+  async unembed(residual: tf.Tensor): Promise<tf.Tensor4D> {
+    const { width } = this.config.decoder;
+    if (residual.shape.length !== 3 || residual.shape[2] !== width) {
+      throw new UsageError({
+        asked: "unembed a residual stream",
+        found: `one of shape [${residual.shape.join(",")}]`,
+        todo: `Give [rows, positions, ${width}]`,
+      });
+    }
+    const { weights, config } = await this.#networks.decoder();
+    return complete(unembed(weights, config, residual as tf.Tensor3D, "all", NO_TAPS));
+  }
+
+  /** The weights of {@link unembed}, as copies that are the caller's; `disposeTree` or their own `dispose` frees them. */
+  async unembedding(): Promise<Unembedding> {
+    const { weights, config } = await this.#networks.decoder();
+    const { lnFinal, heads } = weights;
+    return {
+      gain: tf.clone(lnFinal.gain),
+      bias: tf.clone(lnFinal.bias),
+      heads: tf.reshape(heads.weight, [config.width, config.codebooks, config.codebookSize]), // [D, K, V]
+    };
   }
 
   #taps(selection: SiteSelection): Taps {
@@ -258,7 +331,32 @@ export class MusicGen {
   }
 
   async *#generation(options: GenerateOptions, taps: Taps): AsyncGenerator<PassStop, Generation, void> {
-    const { text, negative, onProgress, signal } = options;
+    const { onProgress, signal } = options;
+    const { input, promptLength } = this.#generationPlan(options);
+    const { request, rows } = input;
+    const { clips, interrupted } = yield* generateClips(this.#networks, input, { taps, onProgress, signal });
+    const [first] = clips;
+    if (first === undefined) throw new RangeError("a generation has at least one clip");
+    const settings: GenerationSettings = {
+      tonearm: VERSION,
+      model: this.fingerprint,
+      backend: this.backend,
+      text: asWritten(options.text),
+      negative: asWritten(options.negative),
+      frames: request.frames,
+      promptFrames: promptLength,
+      count: request.count,
+      seed: request.seed,
+      guidance: rows.roles.length === 1 ? 1 : request.guidance,
+      ...request.sampling,
+    };
+    const { audio, codes } = first;
+    return { clips, audio, codes, seed: request.seed, interrupted, settings, hooks: [] };
+  }
+
+  /** Checks a request and reads its texts, before any work. */
+  #generationPlan(options: GenerateOptions): { readonly input: PipelineInput; readonly promptLength: number } {
+    const { text, negative } = options;
     if (negative !== undefined && text === undefined) {
       throw new UsageError({
         asked: "a negative text without a text",
@@ -279,25 +377,7 @@ export class MusicGen {
       frames: request.frames,
     });
 
-    const input: PipelineInput = { request, rows, texts, negatives, prompts };
-    const { clips, interrupted } = yield* generateClips(this.#networks, input, { taps, onProgress, signal });
-    const [first] = clips;
-    if (first === undefined) throw new RangeError("a generation has at least one clip");
-    const settings: GenerationSettings = {
-      tonearm: VERSION,
-      model: this.fingerprint,
-      backend: this.backend,
-      text: asWritten(text),
-      negative: asWritten(negative),
-      frames: request.frames,
-      promptFrames: promptLength,
-      count: request.count,
-      seed: request.seed,
-      guidance: rows.roles.length === 1 ? 1 : request.guidance,
-      ...request.sampling,
-    };
-    const { audio, codes } = first;
-    return { clips, audio, codes, seed: request.seed, interrupted, settings, hooks: [] };
+    return { input: { request, rows, texts, negatives, prompts }, promptLength };
   }
 
   async *#forward(options: ForwardOptions, taps: Taps): AsyncGenerator<PassStop, tf.Tensor, void> {

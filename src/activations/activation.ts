@@ -1,5 +1,6 @@
 import type * as tf from "@tensorflow/tfjs-core";
 
+import { UsageError } from "../errors.js";
 import { frameAt } from "../model/delay.js";
 import { describeRows, type RowRole } from "../model/guidance.js";
 import type { DecoderContext, PassContext, PassStop } from "../model/pass.js";
@@ -7,7 +8,7 @@ import type { Announcement } from "../runtime/announce.js";
 
 /** A row of an activation: what it is for, and which clip it belongs to. */
 export interface ActivationRow {
-  readonly role: RowRole | "text" | "audio"; // the last two: outside the decoder
+  readonly role: RowRole | "guided" | "text" | "audio"; // guided: both rows of an item as one; the last two: no decoder
   readonly item: number; // the clip; for the text encoder, the text
 }
 
@@ -56,42 +57,71 @@ export class Activation {
     return "step" in this.pass ? this.pass.step : 0;
   }
 
-  /**
-   * Absolute positions of this pass, one for each of the T entries of the position axis. In the decoder 0 is the BOS
-   * column; in the text encoder they are tokens; in the codec there are none.
-   */
-  get positions(): readonly number[] {
-    if (isDecoder(this.pass)) return range(this.pass.firstPosition, this.pass.positions);
-    return this.pass.phase === "text" ? range(0, this.pass.tokens) : [];
+  /** The channel that a pass of the codec is over, 0: mono or left; undefined outside the codec. */
+  get channel(): number | undefined {
+    return "channel" in this.pass ? this.pass.channel : undefined;
   }
 
   /**
-   * When each position sounds: the start of the frame that its first codebook carries, in seconds. The BOS column lies one
-   * frame before 0. Empty outside the decoder.
+   * Absolute positions, one for each entry of the value's position axis (of an attention pattern: its queries). In the
+   * decoder 0 is the BOS column; logits of a generation are made for the last position only. In the text encoder, and for
+   * the keys and values of the cross-attention, they are text tokens. In the codec there are none.
+   */
+  get positions(): readonly number[] {
+    const { pass } = this;
+    if (pass.phase === "text") return range(0, pass.tokens);
+    if (!isDecoder(pass)) return [];
+    if (this.#overTokens) return range(0, this.value.shape[1] ?? 0);
+    const end = pass.firstPosition + pass.positions;
+    const lastOnly = pass.phase !== "forward" && /^hook_(guided_)?logits$/.test(this.site);
+    return lastOnly ? [end - 1] : range(pass.firstPosition, pass.positions);
+  }
+
+  /**
+   * When each of {@link positions} sounds: the start of the frame that its first codebook carries, in seconds. The BOS
+   * column lies one frame before 0. Empty where positions are not the decoder's.
    */
   get seconds(): readonly number[] {
     const { pass } = this;
-    return isDecoder(pass) ? this.positions.map((position) => (position - 1) / pass.frameRate) : [];
-  }
-
-  /** Role and clip of each row of the tensor's first axis. Sites of the cross-attention have only the rows with a text. */
-  get rows(): readonly ActivationRow[] {
-    const { pass } = this;
-    if (isDecoder(pass)) return describeRows(pass.rows).slice(0, this.value.shape[0]);
-    if (pass.phase === "text") return range(0, pass.texts).map((item) => ({ role: "text", item }));
-    return [{ role: "audio", item: pass.item }];
+    if (!isDecoder(pass) || this.#overTokens) return [];
+    return this.positions.map((position) => (position - 1) / pass.frameRate);
   }
 
   /**
-   * The frame that a codebook carries at each position of this pass, undefined where the delay pattern has a pad token.
-   * Empty outside the decoder.
+   * Role and clip of each row of the tensor's first axis. Sites of the cross-attention have only the rows with a text;
+   * `hook_pos_embed` is shared by all rows and has none of its own.
+   */
+  get rows(): readonly ActivationRow[] {
+    const { pass } = this;
+    if (pass.phase === "text") return range(0, pass.texts).map((item) => ({ role: "text", item }));
+    if (!isDecoder(pass)) return [{ role: "audio", item: pass.item }];
+    if (this.site === "hook_pos_embed") return [];
+    const { batch } = pass.rows;
+    if (this.site === "hook_guided_logits") return range(0, batch).map((item) => ({ role: "guided", item }));
+    return describeRows(pass.rows).slice(0, this.value.shape[0]);
+  }
+
+  /**
+   * The frame that a codebook carries at each of {@link positions}, undefined where the delay pattern has a pad token.
+   * The logits at a position are for what comes at the next one. Empty where positions are not the decoder's.
    */
   frames(codebook: number): readonly (number | undefined)[] {
     const { pass } = this;
-    if (!isDecoder(pass)) return [];
+    if (!isDecoder(pass) || this.#overTokens) return [];
     const delay = pass.pattern.delays[codebook];
-    if (delay === undefined) return [];
+    if (delay === undefined) {
+      throw new UsageError({
+        asked: `the frames of codebook ${codebook}`,
+        found: `a model of ${pass.pattern.delays.length} codebooks`,
+        todo: `Give 0 … ${pass.pattern.delays.length - 1}`,
+      });
+    }
     return this.positions.map((position) => frameAt(position, delay, pass.frames));
+  }
+
+  /** Whether the position axis counts text tokens, inside the decoder. */
+  get #overTokens(): boolean {
+    return /\.cross_attn\.hook_[kv]$/.test(this.site);
   }
 }
 

@@ -43,8 +43,8 @@ function selectByPattern(pattern: string, catalogue: readonly Site[]): ReadonlyS
   throw noSuchSite(pattern, catalogue);
 }
 
-/** "blocks.-1." → "blocks.23." of 24. */
-function countLayersFromStart(pattern: string, catalogue: readonly Site[]): string {
+/** "blocks.-1.hook_resid_post" → "blocks.23.hook_resid_post" of 24; other names are left as they are. */
+export function countLayersFromStart(pattern: string, catalogue: readonly Site[]): string {
   return pattern.replace(/^(text\.)?blocks\.(-\d+)\./, (_, prefix: string | undefined, layer: string) => {
     const count = layerCount(catalogue, prefix ? "text" : "decoder");
     return `${prefix ?? ""}blocks.${count + Number(layer)}.`;
@@ -100,6 +100,14 @@ function noSuchSite(pattern: string, catalogue: readonly Site[]): SiteError {
     if (wanted >= count || wanted < -count) return layerOutOfRange(`"${pattern}"`, count);
   }
   const names = catalogue.map(({ site }) => site);
+  const crossing = /cross|\.ln2\./;
+  if (crossing.test(pattern) && !pattern.startsWith("text.") && !names.some((name) => crossing.test(name))) {
+    return new SiteError({
+      asked: `select "${pattern}"`,
+      found: "a model without cross-attention: it reads its text as the first positions of the sequence",
+      todo: "Take the self-attention's site instead",
+    });
+  }
   return new SiteError({
     asked: `select "${pattern}"`,
     found: `no site of that name; nearest: ${nearest(pattern, names).join(", ")}`,
@@ -124,10 +132,10 @@ function required(sites: readonly Site[], asked: string, found: string): Readonl
   });
 }
 
-const NEAREST = 3;
+const NEAREST = 3; // names in an error
 
 /** The names that differ from `name` by the fewest insertions, deletions and substitutions. */
-function nearest(name: string, names: readonly string[]): readonly string[] {
+export function nearest(name: string, names: readonly string[]): readonly string[] {
   return names
     .map((candidate) => ({ candidate, distance: editDistance(name, candidate) }))
     .toSorted((a, b) => a.distance - b.distance)

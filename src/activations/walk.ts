@@ -4,7 +4,11 @@ import { Activation } from "./activation.js";
 /** A walk that `for … of` and `for await … of` step through alike. Leaving it early frees all it holds. */
 export interface ActivationWalk extends Iterable<Activation>, AsyncIterable<Activation> {}
 
-/** Turns the stops of a walk into activations. Its result goes to `finish`, which may dispose it. */
+/**
+ * Turns the stops of a walk into activations.
+ *
+ * @param finish gets the walk's result, unless the walk is left early
+ */
 export function* activations<Result>(
   stops: Generator<PassStop, Result, void>,
   finish: (result: Result) => void,
@@ -12,7 +16,10 @@ export function* activations<Result>(
   try {
     for (;;) {
       const next = stops.next();
-      if (next.done) return finish(next.value);
+      if (next.done) {
+        finish(next.value);
+        return;
+      }
       yield new Activation(next.value);
     }
   } finally {
@@ -20,7 +27,7 @@ export function* activations<Result>(
   }
 }
 
-/** The same for an asynchronous walk; returns its result. */
+/** The same for an asynchronous walk. @returns the walk's result */
 export async function* activationsAsync<Result>(
   stops: AsyncGenerator<PassStop, Result, void>,
 ): AsyncGenerator<Activation, Result, void> {
