@@ -1,10 +1,15 @@
 import js from "@eslint/js";
 import tseslint from "typescript-eslint";
 
+const NODE_GLOBALS = ["AbortController", "Buffer", "URL", "console", "performance", "process", "setTimeout"];
+
 export default tseslint.config(
   { ignores: ["dist", "node_modules", "test/fixtures", "out", "tools/**"] },
   js.configs.recommended,
-  { files: ["**/*.js"], languageOptions: { globals: { process: "readonly", console: "readonly" } } },
+  {
+    files: ["**/*.js", "**/*.mjs"],
+    languageOptions: { globals: Object.fromEntries(NODE_GLOBALS.map((name) => [name, "readonly"])) },
+  },
   {
     files: ["**/*.ts"],
     extends: [...tseslint.configs.strictTypeChecked],
