@@ -369,6 +369,13 @@ export class MusicGen {
     const prompts = options.promptAudio === undefined ? [] : [options.promptAudio].flat();
     const promptLength = promptFrames(prompts, this.config.codec);
     const request = resolveRequest(options, this.config, promptLength);
+    if (negatives && request.guidance === 1) {
+      throw new UsageError({
+        asked: "a negative text with guidance 1",
+        found: "guidance 1 turns guidance off, and the negative text with it",
+        todo: "Raise the guidance (3 is usual), or leave the negative text out",
+      });
+    }
     const rows = planRows(request, texts !== undefined, negatives !== undefined);
     requireMemory(this.config, memoryBudget(this.backend), this.#networks.residency, {
       rows: rowCount(rows),

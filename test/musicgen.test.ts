@@ -108,6 +108,7 @@ describeOnEachBackend("MusicGen", (backend) => {
     const stop = new AbortController();
     await model.generate({ text, frames: 9, signal: stop.signal, onProgress: () => stop.abort() });
     await expect(model.generate({ text, frames: 0 })).rejects.toThrow("0 frames");
+    await expect(model.generate({ text, negative: text, guidance: 1 })).rejects.toThrow("guidance 1");
     expect(tf.memory().numTensors).toBe(loaded);
     await model.dispose();
     expect(tf.memory().numTensors).toBe(before);
@@ -133,6 +134,21 @@ describeOnEachBackend("MusicGen", (backend) => {
       expect(part.codes.values.subarray(k * 5, k * 5 + 5)).toEqual(whole.codes.values.subarray(k * 12, k * 12 + 5));
     }
     expect(part.audio.channels[0]).toHaveLength(5 * 40);
+    await model.dispose();
+  });
+
+  it("lets timers and signals in between two steps", async () => {
+    const model = await MusicGen.load(fixtureDirectory("mono"), { backend });
+    const stop = new AbortController();
+    const { interrupted } = await model.generate({
+      text: tokens("mono"),
+      frames: 1000,
+      signal: stop.signal,
+      onProgress: ({ stage, done }) => {
+        if (stage === "tokens" && done === 1) setTimeout(() => stop.abort(), 0);
+      },
+    });
+    expect(interrupted).toBe(true);
     await model.dispose();
   });
 

@@ -1,3 +1,5 @@
+import { setImmediate } from "node:timers/promises";
+
 import type * as tf from "@tensorflow/tfjs-core";
 
 import { announce, type Taps, type Walk } from "../runtime/announce.js";
@@ -103,6 +105,7 @@ export async function* generateCodes(
         stepped.guided.dispose();
       }
       onStep?.(step + 1, passes);
+      await setImmediate(); // backends that answer at once would keep signals and timers waiting for the whole clip
     }
   } finally {
     if (held) disposeState(held);
