@@ -32,8 +32,12 @@ export function siteShape(site: Site, config: MusicGenConfig, sizes: RunSizes): 
   const letters = { ...fixedLetters(config, site.network), ...runLetters(site, sizes) };
   const pass = site.shape.map((letter) => sizeOf(letter, letters));
   const shape = site.network === "codec" ? [codecRun(site, sizes).channels, ...pass.slice(1)] : pass;
-  return shape.includes(0) ? undefined : shape;
+  const passedBy = site.network !== "decoder" || sizes.readingRows > 0 || !READS_TEXT.test(site.site);
+  return passedBy && !shape.includes(0) ? shape : undefined;
 }
+
+/** Sites that are announced only where some row reads a text. */
+const READS_TEXT = /\.(ln2|cross_attn)\.|_cross(_attn_out)?$/;
 
 function runLetters(site: Site, sizes: RunSizes): Readonly<Record<string, number>> {
   if (site.network === "text") return { B: sizes.texts, S: sizes.tokens };
