@@ -5,6 +5,7 @@ import { uniformFloat32 } from "pure-rand/distribution/uniformFloat32";
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 
 import { ConfigBlock } from "../checkpoint/config.js";
+import type { JsonObject } from "../checkpoint/json.js";
 import { writeSafetensors, type NamedTensor } from "../checkpoint/safetensors.js";
 import { decoderLayout, encoderLayout, type SeanetLayout } from "../encodec/layout.js";
 import { readEncodecConfig } from "../encodec/config.js";
@@ -246,7 +247,15 @@ function quantizerTensors({ codec }: CheckpointShape): TensorPlan[] {
   }));
 }
 
-function configJson({ text, decoder, codec }: CheckpointShape) {
+/** The three networks' blocks of config.json, and what stands beside them. */
+export interface ConfigJson extends JsonObject {
+  readonly text_encoder: JsonObject;
+  readonly audio_encoder: JsonObject;
+  readonly decoder: JsonObject;
+}
+
+/** config.json of a checkpoint of this shape. */
+export function configJson({ text, decoder, codec }: CheckpointShape): ConfigJson {
   const hop = codec.ratios.reduce((product, ratio) => product * ratio, 1);
   const bitsPerSecond = Math.ceil(32_000 / hop) * codec.codebooks * Math.log2(codec.codebookSize);
   return {
