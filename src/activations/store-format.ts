@@ -1,3 +1,5 @@
+import { createHash } from "node:crypto";
+
 import { isJsonObject, type JsonObject } from "../checkpoint/json.js";
 import { CheckpointError } from "../errors.js";
 
@@ -124,6 +126,11 @@ export interface ShardTable {
 }
 
 export const SHARD_KEY = "tonearm_capture";
+
+/** A hash of settings, by which a shard knows whose it is. */
+export function hashSettings(settings: CaptureSettings): string {
+  return createHash("sha256").update(JSON.stringify(settings)).digest("hex");
+}
 
 /** "activations-00000.safetensors" */
 export function shardName(index: number): string {

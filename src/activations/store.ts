@@ -6,11 +6,13 @@ import { CheckpointError, SiteError, UsageError } from "../errors.js";
 import type { Moments } from "./moments.js";
 import { mergeMoments } from "./moments.js";
 import {
+  hashSettings,
   INDEX_FILE,
   isMoments,
   parseIndex,
   parseShardTable,
   shardKind,
+  shardName,
   type CaptureIndex,
   type CaptureRole,
   type CaptureSettings,
@@ -347,16 +349,27 @@ async function openPart(directory: string, partial: boolean): Promise<Part> {
   });
 }
 
-/** The index of an unfinished capture, put together from the tables that its shards carry. */
+/**
+ * The index of an unfinished capture, put together from the tables that its shards carry.
+ *
+ * @throws {CheckpointError} if a shard is damaged, missing or another capture's.
+ */
 export async function readShards(directory: string, index: CaptureIndex): Promise<CaptureIndex> {
   const files = (await readdir(directory)).filter((file) => shardKind(file) === "shard").toSorted();
   const items: StoredItem[] = [];
   const rows: CaptureIndex["rows"][number][] = [];
   const groups: StoredGroup[] = [];
   const shards: StoredShard[] = [];
-  for (const file of files) {
+  const hash = hashSettings(index.settings);
+  for (const [at, file] of files.entries()) {
     const path = join(directory, file);
     const table = await withFile(path, async ({ metadata }) => parseShardTable(metadata, path));
+    const found =
+      file !== shardName(at) ? `no ${shardName(at)}` : table.settings !== hash ? `${file} of another capture` : "";
+    if (found !== "") {
+      const todo = "Remove the folder and capture anew";
+      throw new CheckpointError({ asked: `read the capture in ${directory}`, found, todo });
+    }
     items.push(...table.items);
     rows.push(...table.rows);
     groups.push(...table.groups);
