@@ -61,7 +61,8 @@ function runLayer(
     let cell = tf.clone(state?.cell ?? tf.zeros<tf.Rank.R2>([batch, width]));
     const outputs: tf.Tensor2D[] = [];
     for (let position = 0; position < positions; position++) {
-      const input = tf.slice(inputs, [position, 0, 0], [1, batch, 4 * width]); // [1, B, 4C]
+      // Not a slice: for that the wasm backend copies all of `inputs` out of its heap, every time.
+      const input = tf.gather(inputs, [position]); // [1, B, 4C]
       const next = step(layer.recurrent, input, hidden, cell);
       input.dispose();
       cell.dispose();

@@ -2,6 +2,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 
 import { codesTensor, decodeCodes, encodeWave } from "../../src/encodec/encodec.js";
+import { decoderLayout } from "../../src/encodec/layout.js";
 import { PIECE_FRAMES } from "../../src/encodec/pieces.js";
 import { decode as decodeLatent } from "../../src/encodec/seanet.js";
 import { codecSites, codecSiteShape, layerSite, LATENT_SITE, QUANTIZED_SITE } from "../../src/encodec/sites.js";
@@ -173,30 +174,29 @@ describeOnEachBackend("EnCodec", () => {
     });
   });
 
-  describe("computes long signals in pieces", () => {
-    let codec: LoadedCodec;
-    beforeAll(async () => {
-      codec = await loadFixtureCodec("mono");
-    });
-    afterAll(() => disposeTree(codec.weights));
-
-    it("with the result of the whole, which is computed where a layer is watched", async () => {
-      const samples = 3 * PIECE_FRAMES * codec.config.hop + 37;
-      const wantsFirst: Taps = { wants: (site) => site === layerSite("encoder", 0) };
-      const wantsLast: Taps = { wants: (site) => site === layerSite("decoder", 12) };
+  describe("computes long signals in pieces, with the result of the whole", () => {
+    const geometries: [string, () => Promise<LoadedCodec>][] = [
+      ["a fixture's", () => loadFixtureCodec("mono")],
+      ["one with wide dilations", loadOddCodec],
+    ];
+    it.each(geometries)("in %s geometry", async (_, load) => {
+      const codec = await load();
+      const { hop, filters } = codec.config;
+      const samples = 3 * PIECE_FRAMES * hop + 1;
+      const first = layerSite("encoder", 0); // watched, it makes the encoder compute the whole
+      const last = layerSite("decoder", decoderLayout(codec.config).last); // and so for the decoder
       const pieced = watch(encode(codec, clipWave(samples), { wants: (site) => site === LATENT_SITE }));
-      const whole = watch(
-        encode(codec, clipWave(samples), { wants: (site) => wantsFirst.wants(site) || site === LATENT_SITE }),
-      );
+      const whole = watch(encode(codec, clipWave(samples), { wants: (site) => [first, LATENT_SITE].includes(site) }));
       expect([...pieced.seen.keys()]).toEqual([LATENT_SITE]);
-      expect(at(whole.seen, layerSite("encoder", 0)).shape).toEqual([1, samples, 4]);
+      expect(at(whole.seen, first).shape).toEqual([1, samples, filters]);
       const latent = at(whole.seen, LATENT_SITE);
       expect(await at(pieced.seen, LATENT_SITE).data()).toBeAllClose(await latent.data(), { within: 1e-6 });
 
-      const audio = watch(decode(codec, whole.result, wantsLast)).result;
+      const audio = watch(decode(codec, whole.result, { wants: (site) => site === last })).result;
       const joined = complete(decode(codec, pieced.result));
-      expect(joined.shape).toEqual([1, (3 * PIECE_FRAMES + 1) * codec.config.hop]);
+      expect(joined.shape).toEqual([1, (3 * PIECE_FRAMES + 1) * hop]);
       expect(await joined.data()).toBeAllClose(await audio.data(), { within: 1e-6 });
+      disposeTree(codec.weights);
     });
   });
 
