@@ -17,7 +17,7 @@ import {
 } from "../runtime/attention.js";
 import { gelu } from "../runtime/gelu.js";
 import { linear, type Linear } from "../runtime/linear.js";
-import { affine, layerNorm, standardize, type LayerNorm } from "../runtime/norm.js";
+import { layerNorm, standardize, type LayerNorm } from "../runtime/norm.js";
 import { Owner } from "../runtime/owner.js";
 import type { DecoderConfig } from "./config.js";
 import type { BlockWeights, DecoderWeights } from "./decoder-weights.js";
@@ -399,18 +399,16 @@ export function* unembed(
 
 /** A layer norm with its two sites. @returns [R, T, D], owned by `owner`. */
 function* normalize(norm: LayerNorm, x: tf.Tensor3D, name: string, owner: Owner, taps: Taps): Walk<tf.Tensor3D> {
-  const wanted = taps.wants(`${name}.hook_scale`) || taps.wants(`${name}.hook_normalized`);
-  if (!wanted) return owner.own(layerNorm(x, norm, LAYER_NORM_EPSILON));
-  const standard = standardize(x, LAYER_NORM_EPSILON);
-  const scale = owner.own(standard.scale); // [R, T, 1]
-  let normalized = owner.own(standard.normalized); // [R, T, D]
-  const edited = yield* announce(taps, owner, `${name}.hook_scale`, scale);
-  if (edited !== scale) {
-    const clean = normalized;
-    normalized = owner.run(() => tf.mul(clean, tf.div(scale, edited)));
-  }
-  const passed = yield* announce(taps, owner, `${name}.hook_normalized`, normalized);
-  return owner.own(affine(passed as tf.Tensor3D, norm));
+  const out = owner.own(layerNorm(x, norm, LAYER_NORM_EPSILON)); // [R, T, D]
+  if (!taps.wants(`${name}.hook_scale`) && !taps.wants(`${name}.hook_normalized`)) return out;
+  const { scale, normalized } = standardize(x, LAYER_NORM_EPSILON);
+  owner.own(scale); // [R, T, 1]
+  owner.own(normalized); // [R, T, D]
+  const editedScale = yield* announce(taps, owner, `${name}.hook_scale`, scale);
+  const rescaled = editedScale === scale ? normalized : owner.run(() => tf.mul(normalized, tf.div(scale, editedScale)));
+  const edited = yield* announce(taps, owner, `${name}.hook_normalized`, rescaled);
+  if (edited === normalized) return out;
+  return owner.run(() => tf.add(out, tf.mul(tf.sub(edited, normalized), norm.gain))); // [R, T, D]
 }
 
 /** Announces [R, H, T, Dh] as [R, T, H, Dh], the order researchers expect, and turns a replacement back. */

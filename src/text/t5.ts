@@ -227,7 +227,7 @@ function* normalize(
   owner.own(scale);
   owner.own(normalized);
   const usedScale = yield* announce(taps, owner, `${name}.hook_scale`, scale); // [B, S, 1]
-  const scaled = usedScale === scale ? normalized : owner.run(() => tf.div(x, usedScale));
+  const scaled = usedScale === scale ? normalized : owner.run(() => tf.mul(normalized, tf.div(scale, usedScale)));
   const passed = yield* announce(taps, owner, `${name}.hook_normalized`, scaled);
   return owner.own(tf.mul(passed, gain));
 }
