@@ -25,7 +25,9 @@ const options = new Set(process.argv.slice(2));
 const sanitize = options.has("--sanitize");
 
 const WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"];
-const COMMON = ["-std=c++20", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-math-errno", ...WARNINGS];
+// A product and a sum are fused only where a kernel says so: fused and composed ops must agree to the last bit.
+const ARITHMETIC = ["-ffp-contract=off", "-fno-math-errno"];
+const COMMON = ["-std=c++20", "-fPIC", "-pthread", "-fvisibility=hidden", ...ARITHMETIC, ...WARNINGS];
 const OPTIMISED = ["-O3", "-DNDEBUG"];
 const SANITISED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 

@@ -35,13 +35,13 @@ std::size_t scaleBytesOf(Storage storage, Index outputs, Index stride) {
 
 Weight::Weight(const std::vector<WeightPart>& parts, Index inputs, std::optional<Storage> storage) {
   if (storage) {
-    store(parts, inputs, *storage);
-  } else if (!store(parts, inputs, Storage::f16)) {
-    store(parts, inputs, Storage::f32);
+    store(parts, inputs, *storage, false);
+  } else if (!store(parts, inputs, Storage::f16, true)) {
+    store(parts, inputs, Storage::f32, false);
   }
 }
 
-bool Weight::store(const std::vector<WeightPart>& parts, Index inputs, Storage storage) {
+bool Weight::store(const std::vector<WeightPart>& parts, Index inputs, Storage storage, bool exactly) {
   Index outputs = 0;
   for (const auto& part : parts) outputs += part.rows;
   const Index padded = (inputs + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
@@ -60,7 +60,7 @@ bool Weight::store(const std::vector<WeightPart>& parts, Index inputs, Storage s
   Index first = 0;
   for (const auto& part : parts) {
     parallelFor(part.rows, 16, [&](Index begin, Index end) {
-      for (Index row = begin; row < end && exact; ++row) {
+      for (Index row = begin; row < end && (exact || !exactly); ++row) {
         const float* source = part.values + row * inputs;
         const Index out = first + row;
         switch (storage) {

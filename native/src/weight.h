@@ -30,7 +30,8 @@ class Weight {
   void readTransposed(float* y) const;
 
  private:
-  bool store(const std::vector<WeightPart>& parts, Index inputs, Storage storage);
+  /// Whether every value was kept exactly; with `exactly` it stops at the first that isn't.
+  bool store(const std::vector<WeightPart>& parts, Index inputs, Storage storage, bool exactly);
 
   WeightView view_;
   Memory values_;

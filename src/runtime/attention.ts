@@ -1,5 +1,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 
+import { hasFused, runFused } from "./fused.js";
+
 /**
  * Attention over a cache of keys and values. Shapes: R rows, H heads, T query positions, T' key positions, Dh head width.
  */
@@ -39,12 +41,24 @@ export const EMPTY_CACHE: KeyValueCache = { length: 0, segments: [] };
  */
 export function extendCache(cache: KeyValueCache, added: KeyValues): KeyValueCache {
   const length = cache.length + positions(added);
+  if (hasFused("TonearmExtend")) return { length, segments: [extendInPlace(cache.segments[0], added)] };
   const [past, recent] = cache.segments;
   if (past === undefined) return { length, segments: [added] };
   if (recent === undefined) return { length, segments: [past, added] };
   const grown = join(recent, added);
   if (positions(grown) < SEGMENT_POSITIONS) return { length, segments: [past, grown] };
   return { length, segments: [join(past, grown)] };
+}
+
+/** The native backend writes new positions behind the old ones, so its caches have one segment and nothing is copied. */
+function extendInPlace(past: KeyValues | undefined, added: KeyValues): KeyValues {
+  const extended = {
+    keys: runFused("TonearmExtend", { past: past?.keys, added: added.keys }) as tf.Tensor4D, // [R, H, T' + T, Dh]
+    values: runFused("TonearmExtend", { past: past?.values, added: added.values }) as tf.Tensor4D, // [R, H, T' + T, Dh]
+  };
+  if (past) disposeKeyValues(past);
+  disposeKeyValues(added);
+  return extended;
 }
 
 function positions({ keys }: KeyValues): number {
@@ -86,8 +100,13 @@ export function causalMask(count: number, total: number): AttentionMask {
   for (let query = 0; query < count; query++) {
     mask.fill(MASKED, query * total + (total - count + query) + 1, (query + 1) * total);
   }
-  return tf.tensor2d(mask, [count, total]);
+  const tensor = tf.tensor2d(mask, [count, total]);
+  causalMasks.add(tensor);
+  return tensor;
 }
+
+/** The masks of {@link causalMask}: a kernel that knows what they are need not compute what they hide. */
+const causalMasks = new WeakSet<tf.Tensor>();
 
 /**
  * The mask that hides padded keys.
@@ -152,5 +171,20 @@ function concatKeys(parts: tf.Tensor4D[]): tf.Tensor4D {
  * @returns [R, H, T, Dh] owned by the caller.
  */
 export function attend(q: tf.Tensor4D, segments: readonly KeyValues[], mask: AttentionMask): tf.Tensor4D {
+  if (hasFused("TonearmAttention")) return fusedAttend(q, segments, mask);
   return tf.tidy(() => attentionValues(attentionPattern(attentionScores(q, segments), mask), segments));
+}
+
+function fusedAttend(q: tf.Tensor4D, segments: readonly KeyValues[], mask: AttentionMask): tf.Tensor4D {
+  const causal = mask !== undefined && causalMasks.has(mask);
+  const named = segments.flatMap(({ keys, values }, index): [string, tf.Tensor][] => [
+    [`keys${index}`, keys],
+    [`values${index}`, values],
+  ]);
+  const inputs = { q, ...Object.fromEntries<tf.Tensor>(named), mask: causal ? undefined : mask };
+  return runFused("TonearmAttention", inputs, {
+    segments: segments.length,
+    scale: 1 / Math.sqrt(q.shape[3]),
+    causal,
+  }) as tf.Tensor4D;
 }

@@ -1,5 +1,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 
+import { hasFused, runFused, runFusedMany } from "./fused.js";
+
 /** Gain and bias of a layer normalisation, each [D]. */
 export interface LayerNorm {
   readonly gain: tf.Tensor1D;
@@ -20,6 +22,7 @@ export type Normalized = {
  * @returns both tensors owned by the caller.
  */
 export function standardize(x: tf.Tensor, epsilon: number): Normalized {
+  if (hasFused("TonearmStandardize")) return fusedNormalized(x, { epsilon, centre: true });
   return tf.tidy(() => {
     const centred = tf.sub(x, tf.mean(x, -1, true));
     const scale = tf.sqrt(tf.add(tf.mean(tf.square(centred), -1, true), epsilon));
@@ -34,10 +37,17 @@ export function standardize(x: tf.Tensor, epsilon: number): Normalized {
  * @returns both tensors owned by the caller.
  */
 export function rootMeanSquare(x: tf.Tensor, epsilon: number): Normalized {
+  if (hasFused("TonearmStandardize")) return fusedNormalized(x, { epsilon, centre: false });
   return tf.tidy(() => {
     const scale = tf.sqrt(tf.add(tf.mean(tf.square(x), -1, true), epsilon));
     return { scale, normalized: tf.div(x, scale) };
   });
+}
+
+function fusedNormalized(x: tf.Tensor, attrs: { readonly epsilon: number; readonly centre: boolean }): Normalized {
+  const [normalized, scale] = runFusedMany("TonearmStandardize", { x }, attrs);
+  if (!normalized || !scale) throw new RangeError("a normalisation gives two tensors");
+  return { scale, normalized };
 }
 
 /**
@@ -47,6 +57,7 @@ export function rootMeanSquare(x: tf.Tensor, epsilon: number): Normalized {
  * @returns [..., D] owned by the caller.
  */
 export function layerNorm<T extends tf.Tensor>(x: T, norm: LayerNorm, epsilon: number): T {
+  if (hasFused("TonearmLayerNorm")) return runFused("TonearmLayerNorm", { x, ...norm }, { epsilon }) as T;
   return tf.tidy(() => affine(standardize(x, epsilon).normalized as T, norm));
 }
 

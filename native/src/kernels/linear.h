@@ -13,6 +13,20 @@ namespace {
 constexpr Index kGroup = 32;            // int4: weights per scale; rows are padded to a multiple of it
 constexpr Index kIntegerBlock = 2048;   // products of 8 × 16 bits that 32-bit sums of any vector width can take
 
+constexpr Index kCacheLine = 64;
+
+/// How far ahead of its use a cache line is asked for, at least: what memory delivers in the time it takes to answer.
+constexpr Index kPrefetchBytes = 12 * 1024;
+
+/// Asks for the cache lines that a later tile of kOuts rows will want when it gets to where this one is. A tile reads a few
+/// short streams, too short for the processor to notice by itself.
+template <int kOuts, class Weight>
+inline void prefetchAhead(const Weight* w, Index strideBytes) {
+  const Index tile = kOuts * strideBytes;
+  const char* later = reinterpret_cast<const char*>(w) + (tile >= kPrefetchBytes ? tile : kPrefetchBytes / tile * tile + tile);
+  for (int o = 0; o < kOuts; ++o) __builtin_prefetch(later + o * strideBytes);
+}
+
 inline Floats loadWeights(const float* p) { return load(p); }
 inline Floats loadWeights(const std::uint16_t* p) { return loadHalf(p); }
 
@@ -21,15 +35,23 @@ inline void floatTile(const Weight* w, Index stride, Index inputs, const float* 
   Floats sums[kOuts][kRows];
   for (auto& row : sums)
     for (auto& s : row) s = zeros();
-  Index k = 0;
-  for (; k + kLanes <= inputs; k += kLanes) {
+  const auto step = [&](Index k) {
     Floats values[kRows];
     for (int r = 0; r < kRows; ++r) values[r] = load(x + r * xStride + k);
     for (int o = 0; o < kOuts; ++o) {
       const Floats weight = loadWeights(w + o * stride + k);
       for (int r = 0; r < kRows; ++r) sums[o][r] = mulAdd(weight, values[r], sums[o][r]);
     }
+  };
+  constexpr Index kLine = kCacheLine / static_cast<Index>(sizeof(Weight));
+  static_assert(kLine % kLanes == 0);
+  Index k = 0;
+  for (; k + kLine <= inputs; k += kLine) {
+    prefetchAhead<kOuts>(w + k, stride * static_cast<Index>(sizeof(Weight)));
+#pragma GCC unroll 16
+    for (Index i = 0; i < kLine; i += kLanes) step(k + i);
   }
+  for (; k + kLanes <= inputs; k += kLanes) step(k);
   if constexpr (sizeof(Weight) == sizeof(float)) {  // other storages have padded rows and an `inputs` to match
     if (k < inputs) {
       for (int o = 0; o < kOuts; ++o) {
@@ -53,6 +75,7 @@ inline void int8Tile(const std::int8_t* w, Index stride, const std::int16_t* x, 
     for (auto& row : partial)
       for (auto& s : row) s = zeroInts();
     for (Index k = block; k < end; k += kShortLanes) {
+      if (k % kCacheLine == 0) prefetchAhead<kOuts>(w + k, stride);
       Shorts values[kRows];
       for (int r = 0; r < kRows; ++r) values[r] = loadShorts(x + r * xStride + k);
       for (int o = 0; o < kOuts; ++o) {
@@ -90,6 +113,7 @@ inline void int4Tile(const std::uint8_t* w, const std::uint16_t* scales, Index s
     float groupScales[kOuts][kLanes];
     for (int o = 0; o < kOuts; ++o) loadScales(scales + o * groups + first, count, groupScales[o]);
     for (Index g = 0; g < count; ++g) {
+      if (g % 4 == 0) prefetchAhead<kOuts>(w + (first + g) * (kGroup / 2), stride / 2);
       const std::int16_t* values = x + (first + g) * kGroup;
       for (int o = 0; o < kOuts; ++o) {
         Shorts parts[kPartsPerGroup];

@@ -195,10 +195,9 @@ void normalize(const float* x, const float* gain, const float* bias, float epsil
     }
     const float divisor = __builtin_sqrtf(total * perElement + epsilon);
     if (scale != nullptr) scale[row] = divisor;
-    const Floats factor = splat(1.0F / divisor);
     for (i = 0; i < length; i += kLanes) {
       const Index rest = length - i;
-      Floats value = (loadUpTo(source + i, rest) - mean) * factor;
+      Floats value = (loadUpTo(source + i, rest) - mean) / splat(divisor);
       if (gain != nullptr) value = value * loadUpTo(gain + i, rest);
       if (bias != nullptr) value = value + loadUpTo(bias + i, rest);
       storeUpTo(target + i, rest, value);

@@ -51,9 +51,6 @@ export const REDUCTION = { sum: 0, mean: 1, maximum: 2, minimum: 3 } as const;
 export const ACTIVATION = { none: 0, gelu: 1, relu: 2 } as const;
 export const STORAGE = { f32: 0, f16: 1, int8: 2, int4: 3 } as const;
 
-/** How the values of a weight may be stored. */
-export type WeightStorage = keyof typeof STORAGE;
-
 export interface Addon {
   /** Names of the kernel sets that can run here, best first. */
   kernelSets(): string[];

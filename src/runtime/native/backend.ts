@@ -1,7 +1,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { MathBackendCPU } from "@tensorflow/tfjs-backend-cpu";
 
-import { STORAGE, type Addon, type WeightStorage } from "./addon.js";
+import { STORAGE, type Addon } from "./addon.js";
 import { GrowingData, GrowingStore, WeightData } from "./data.js";
 import { BufferPool } from "./pool.js";
 
@@ -21,8 +21,6 @@ export interface Output<Values> {
 export class NativeBackend extends MathBackendCPU {
   readonly addon: Addon;
   readonly pool: BufferPool = new BufferPool();
-  /** How weights are stored from now on; undefined: f16 where that is exact, f32 elsewhere. */
-  weightStorage: WeightStorage | undefined;
 
   constructor(addon: Addon) {
     super();
@@ -123,27 +121,21 @@ export class NativeBackend extends MathBackendCPU {
     return entry instanceof GrowingData ? entry : undefined;
   }
 
-  /**
-   * A weight [in, out] made of checkpoint matrices [outᵢ, in], joined along their outputs, in {@link weightStorage}.
-   *
-   * @returns float32 to every caller; owned by the caller.
-   */
-  makeLinearWeight(parts: readonly Float32Array[], inputs: number): tf.Tensor2D {
+  /** A weight [in, out] made of checkpoint matrices [outᵢ, in], joined along their outputs; `storage` as for the addon. */
+  linearWeight(parts: readonly Float32Array[], inputs: number, storage: number): tf.TensorInfo {
     const outputs = parts.reduce((sum, part) => sum + part.length / inputs, 0);
-    const code = this.weightStorage === undefined ? -1 : STORAGE[this.weightStorage];
-    const handle = this.addon.makeWeight(parts, inputs, code);
+    const handle = this.addon.makeWeight(parts, inputs, storage);
     const dataId = {};
     this.data.set(dataId, new WeightData(this.addon, handle, inputs, outputs));
-    const info = { dataId, shape: [inputs, outputs], dtype: "float32" as const };
-    return tf.engine().makeTensorFromTensorInfo(info, this) as tf.Tensor2D;
+    return { dataId, shape: [inputs, outputs], dtype: "float32" };
   }
 
   /** How a weight is stored, or undefined if the tensor is a plain one. */
-  storageOf(tensor: tf.Tensor): WeightStorage | undefined {
+  storageOf(tensor: tf.Tensor): keyof typeof STORAGE | undefined {
     const weight = this.weight(tensor);
     if (weight === undefined) return undefined;
     const code = this.addon.weightStorage(weight.handle);
-    return (Object.keys(STORAGE) as WeightStorage[]).find((name) => STORAGE[name] === code);
+    return (Object.keys(STORAGE) as (keyof typeof STORAGE)[]).find((name) => STORAGE[name] === code);
   }
 
   /** A tensor [R, H, count, Dh] that shares `store`. */

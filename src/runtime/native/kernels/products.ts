@@ -1,6 +1,6 @@
 import * as tf from "@tensorflow/tfjs-core";
 
-import { ACTIVATION } from "../addon.js";
+import { ACTIVATION, STORAGE } from "../addon.js";
 import type { NativeBackend } from "../backend.js";
 import type { WeightData } from "../data.js";
 import type { KernelCall, NativeKernel } from "../kernel.js";
@@ -118,21 +118,55 @@ function linear(
 }
 
 /**
- * activation(x · W + bias) + residual over the last axis of x. Inputs: x [..., in], weight [in, out] of the backend's own
- * making, optionally bias [out] and residual [..., out]. Attribute: activation, a name of {@link ACTIVATION}.
+ * activation(x · W + bias) + residual over the last axis of x. Inputs: x [..., in], weight [in, out], optionally bias [out]
+ * and residual [..., out]. Attribute: activation, a name of {@link ACTIVATION}; absent: none.
  */
-function tonearmLinear(call: KernelCall): tf.TensorInfo | undefined {
+function tonearmLinear(call: KernelCall): tf.TensorInfo {
   const { backend } = call;
-  const x = call.input("x");
-  const weight = backend.weight(call.input("weight"));
-  if (weight === undefined) return undefined;
+  const [x, weight] = [call.input("x"), call.input("weight")];
   const epilogue = {
     bias: call.optionalFloats("bias"),
     residual: call.optionalFloats("residual"),
     activation: activationCode(call.text("activation")),
   };
-  return linear(backend, x, weight, epilogue, [...x.shape.slice(0, -1), weight.outputs]);
+  const [inputs = 0, outputs = 0] = weight.shape;
+  if (x.shape.at(-1) !== inputs) {
+    throw new RangeError(`linear: [${x.shape.join()}] does not fit a weight [${weight.shape.join()}]`);
+  }
+  const shape = [...x.shape.slice(0, -1), outputs];
+  const stored = backend.weight(weight);
+  if (stored) return linear(backend, x, stored, epilogue, shape);
+
+  // A weight that the user made: a plain product, seen as a convolution of width 1 for its epilogue.
+  const y = backend.floatOutput(shape);
+  const rows = tf.util.sizeFromShape(x.shape.slice(0, -1));
+  const sizes = Int32Array.of(1, rows, inputs, outputs, 1, 1, 1, rows);
+  const { bias, residual, activation } = epilogue;
+  if (rows > 0) {
+    backend.addon.convolve(backend.floats(x), backend.floats(weight), y.values, bias, residual, activation, sizes);
+  }
+  return y.info;
 }
+
+/**
+ * A weight in native memory. Inputs: part0, part1, … [outᵢ, in] as checkpoints have them. Attribute: storage, a name of
+ * {@link STORAGE} or "exact". Returns [in, Σ outᵢ].
+ */
+function linearWeight(call: KernelCall): tf.TensorInfo {
+  const { backend } = call;
+  const parts = call.list();
+  const inputs = parts[0]?.shape[1] ?? 0;
+  const storage = call.text("storage");
+  const code = storage === "exact" ? -1 : STORAGE_CODES.get(storage ?? "");
+  if (code === undefined) throw new TypeError(`there is no weight storage "${storage}"`);
+  return backend.linearWeight(
+    parts.map((part) => backend.floats(part)),
+    inputs,
+    code,
+  );
+}
+
+const STORAGE_CODES = new Map<string, number>(Object.entries(STORAGE));
 
 function activationCode(name = "none"): number {
   const code = Object.entries(ACTIVATION).find(([known]) => known === name)?.[1];
@@ -284,6 +318,7 @@ export const PRODUCT_KERNELS: readonly NativeKernel[] = [
   { name: tf.BatchMatMul, run: batchMatMul },
   { name: tf._FusedMatMul, run: fusedMatMul },
   { name: "TonearmLinear", run: tonearmLinear },
+  { name: "TonearmLinearWeight", run: linearWeight },
   { name: "TonearmLstm", run: lstm },
   { name: tf.Conv2D, run: conv2d },
   { name: tf.FusedConv2D, run: fusedConv2d },

@@ -69,27 +69,37 @@ function softmax(call: KernelCall): tf.TensorInfo | undefined {
 }
 
 /**
- * Normalisation over the last axis. Inputs: x, and optionally gain and bias, each [D]. Attributes: epsilon, and whether to
- * centre (layer norm) or not (root mean square). Returns [..., D], and the divisors [..., 1].
+ * x over its standard deviation (attribute `centre`), or its root mean square, along the last axis. Returns [..., D], and
+ * the divisors [..., 1].
  */
-function normalize(call: KernelCall): tf.TensorInfo[] {
+function standardize(call: KernelCall): tf.TensorInfo[] {
+  const x = call.input("x");
+  const scale = call.backend.floatOutput([...x.shape.slice(0, -1), 1]);
+  return [normalize(call, { gain: null, bias: null, centre: call.flag("centre"), scale: scale.values }), scale.info];
+}
+
+/** Layer normalisation over the last axis with gain and bias [D]. */
+function layerNorm(call: KernelCall): tf.TensorInfo {
+  const { backend } = call;
+  const [gain, bias] = [backend.floats(call.input("gain")), backend.floats(call.input("bias"))];
+  return normalize(call, { gain, bias, centre: true, scale: null });
+}
+
+interface Normalization {
+  readonly gain: Float32Array | null;
+  readonly bias: Float32Array | null;
+  readonly centre: boolean;
+  readonly scale: Float32Array | null; // takes the divisors
+}
+
+function normalize(call: KernelCall, { gain, bias, centre, scale }: Normalization): tf.TensorInfo {
   const { backend } = call;
   const x = call.input("x");
   const length = x.shape.at(-1) ?? 1;
   const y = backend.floatOutput(x.shape);
-  const scale = backend.floatOutput([...x.shape.slice(0, -1), 1]);
-  backend.addon.normalize(
-    backend.floats(x),
-    call.optionalFloats("gain"),
-    call.optionalFloats("bias"),
-    call.number("epsilon"),
-    call.flag("centre"),
-    y.values,
-    scale.values,
-    scale.values.length,
-    length,
-  );
-  return [y.info, scale.info];
+  const rows = tf.util.sizeFromShape(x.shape.slice(0, -1));
+  backend.addon.normalize(backend.floats(x), gain, bias, call.number("epsilon"), centre, y.values, scale, rows, length);
+  return y.info;
 }
 
 function topK(call: KernelCall): tf.TensorInfo[] | undefined {
@@ -113,6 +123,7 @@ export const REDUCTION_KERNELS: readonly NativeKernel[] = [
   reduction(tf.Min, REDUCTION.minimum),
   { name: tf.ArgMax, run: argMax },
   { name: tf.Softmax, run: softmax },
-  { name: "TonearmNormalize", run: normalize },
+  { name: "TonearmStandardize", run: standardize },
+  { name: "TonearmLayerNorm", run: layerNorm },
   { name: tf.TopK, run: topK },
 ];
