@@ -1,0 +1,235 @@
+import { uniformStream } from "../runtime/random.js";
+import type { ClassTarget, Groups, Target, ValueTarget } from "./data.js";
+
+/** How well held-out scores tell a label, with confidence intervals that take groups, not rows, for independent. */
+
+/** A measure and its bootstrap confidence interval. */
+export interface Interval {
+  readonly value: number;
+  readonly low: number;
+  readonly high: number;
+}
+
+/** Measures of a probe for classes. Accuracy is chance-adjusted only where it is balanced. */
+export interface ClassScores {
+  readonly kind: "classes";
+  readonly accuracy: Interval;
+  readonly balancedAccuracy: Interval; // mean over classes of the share of its rows that was recognised
+  readonly auc: Interval; // area under the ROC curve; for several classes the mean of each against all others
+}
+
+/** Measures of a probe for a number. */
+export interface ValueScores {
+  readonly kind: "value";
+  readonly r2: Interval; // 1 − squared error / variance; 0 is what the mean label reaches
+}
+
+export type Scores = ClassScores | ValueScores;
+
+/** How intervals are made. */
+export interface BootstrapOptions {
+  readonly resamples?: number;
+  readonly confidence?: number;
+  readonly seed?: number;
+}
+
+const RESAMPLES = 1000;
+const CONFIDENCE = 0.95;
+
+/**
+ * Measures held-out scores. Intervals are percentiles over resamples of groups with replacement: windows of one track are
+ * drawn together.
+ *
+ * @param scores [rows, C]
+ */
+export function measure(target: Target, scores: Float64Array, groups: Groups, options: BootstrapOptions = {}): Scores {
+  return target.kind === "classes"
+    ? measureClasses(target, scores, groups, options)
+    : measureValues(target, scores, groups, options);
+}
+
+/** What a probe reaches that knows nothing: 1/C of balanced accuracy, 0 of R². */
+export function chanceLevel(target: Target): number {
+  return target.kind === "classes" ? 1 / target.names.length : 0;
+}
+
+/** The measure that a unit is judged by: balanced accuracy, or R². */
+export function headline(scores: Scores): Interval {
+  return scores.kind === "classes" ? scores.balancedAccuracy : scores.r2;
+}
+
+/** The name of the measure that {@link headline} takes. */
+export function headlineName(target: Target): string {
+  return target.kind === "classes" ? "balanced accuracy" : "R²";
+}
+
+/** Whether the whole interval lies above chance. */
+export function isAboveChance(scores: Scores, target: Target): boolean {
+  return headline(scores).low > chanceLevel(target);
+}
+
+function measureClasses(
+  { names, classes }: ClassTarget,
+  scores: Float64Array,
+  groups: Groups,
+  options: BootstrapOptions,
+): ClassScores {
+  const count = names.length;
+  // Rows and hits of each class in each group are all that the accuracies need.
+  const rows = new Float64Array(groups.names.length * count);
+  const hits = new Float64Array(rows.length);
+  classes.forEach((own, row) => {
+    const index = (groups.ofRow[row] ?? 0) * count + own;
+    rows[index] = (rows[index] ?? 0) + 1;
+    if (bestOf(scores, row, count) === own) hits[index] = (hits[index] ?? 0) + 1;
+  });
+  const curves = areas(classes, scores, count, groups);
+  const share = (weights: Float64Array): Record<"accuracy" | "balanced" | "auc", number> => {
+    const [all, right] = [new Float64Array(count), new Float64Array(count)];
+    weights.forEach((weight, group) => {
+      if (weight === 0) return;
+      for (let own = 0; own < count; own++) {
+        all[own] = (all[own] ?? 0) + weight * (rows[group * count + own] ?? 0);
+        right[own] = (right[own] ?? 0) + weight * (hits[group * count + own] ?? 0);
+      }
+    });
+    const sum = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
+    const recalls = [...right].flatMap((value, own) => ((all[own] ?? 0) > 0 ? [value / (all[own] ?? 1)] : []));
+    return {
+      accuracy: sum(right) / sum(all),
+      balanced: recalls.reduce((a, b) => a + b, 0) / recalls.length,
+      auc: curves(weights),
+    };
+  };
+  const present = presentGroups(groups);
+  const draws = bootstrapWeights(present, groups.names.length, options).map(share);
+  const whole = share(wholeWeights(present, groups.names.length));
+  const interval = (pick: "accuracy" | "balanced" | "auc"): Interval =>
+    percentiles(
+      whole[pick],
+      draws.map((draw) => draw[pick]),
+      options,
+    );
+  return {
+    kind: "classes",
+    accuracy: interval("accuracy"),
+    balancedAccuracy: interval("balanced"),
+    auc: interval("auc"),
+  };
+}
+
+function bestOf(scores: Float64Array, row: number, count: number): number {
+  let best = 0;
+  for (let own = 1; own < count; own++) {
+    if ((scores[row * count + own] ?? 0) > (scores[row * count + best] ?? 0)) best = own;
+  }
+  return best;
+}
+
+/** A function from group weights to the mean area under the ROC curves; ties count half. */
+function areas(
+  classes: Int32Array,
+  scores: Float64Array,
+  count: number,
+  groups: Groups,
+): (weights: Float64Array) => number {
+  const wanted = count === 2 ? [1] : Array.from({ length: count }, (_, own) => own);
+  const orders = wanted.map((own) => {
+    const scoreOf = (row: number): number => scores[row * count + own] ?? 0;
+    const order = Int32Array.from(classes.keys()).sort((a, b) => scoreOf(a) - scoreOf(b));
+    return {
+      positive: order.map((row) => (classes[row] === own ? 1 : 0)),
+      group: order.map((row) => groups.ofRow[row] ?? 0),
+      tied: order.map((row, index) => (index > 0 && scoreOf(row) === scoreOf(order[index - 1] ?? row) ? 1 : 0)),
+    };
+  });
+  return (weights) => {
+    const values = orders.flatMap(({ positive, group, tied }) => {
+      // Positives and negatives of one score meet at the end of their run.
+      let [below, won, positives, negatives, runPositive, runNegative] = [0, 0, 0, 0, 0, 0];
+      const endRun = (): void => {
+        won += runPositive * (below + runNegative / 2);
+        below += runNegative;
+        [runPositive, runNegative] = [0, 0];
+      };
+      for (let index = 0; index < group.length; index++) {
+        const weight = weights[group[index] ?? 0] ?? 0;
+        if (tied[index] === 0) endRun();
+        if (positive[index] === 1) {
+          runPositive += weight;
+          positives += weight;
+        } else {
+          runNegative += weight;
+          negatives += weight;
+        }
+      }
+      endRun();
+      return positives > 0 && negatives > 0 ? [won / (positives * negatives)] : [];
+    });
+    return values.length > 0 ? values.reduce((a, b) => a + b, 0) / values.length : 0.5;
+  };
+}
+
+function measureValues(
+  { values }: ValueTarget,
+  scores: Float64Array,
+  groups: Groups,
+  options: BootstrapOptions,
+): ValueScores {
+  // Per group: rows, Σ y, Σ y², Σ (y − prediction)²; y counted from its mean, so that the variance keeps its digits.
+  const count = groups.names.length;
+  const [rows, sums, squares, errors] = [0, 1, 2, 3].map(() => new Float64Array(count));
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const add = (into: Float64Array | undefined, group: number, value: number): void => {
+    if (into) into[group] = (into[group] ?? 0) + value;
+  };
+  values.forEach((value, row) => {
+    const group = groups.ofRow[row] ?? 0;
+    add(rows, group, 1);
+    add(sums, group, value - mean);
+    add(squares, group, (value - mean) ** 2);
+    add(errors, group, (value - (scores[row] ?? 0)) ** 2);
+  });
+  const r2 = (weights: Float64Array): number => {
+    const total = (of: Float64Array | undefined): number =>
+      weights.reduce((sum, weight, group) => sum + weight * (of?.[group] ?? 0), 0);
+    const spread = total(squares) - total(sums) ** 2 / total(rows);
+    return spread > 0 ? 1 - total(errors) / spread : 0;
+  };
+  const present = presentGroups(groups);
+  const draws = bootstrapWeights(present, count, options).map(r2);
+  return { kind: "value", r2: percentiles(r2(wholeWeights(present, count)), draws, options) };
+}
+
+function presentGroups(groups: Groups): readonly number[] {
+  return [...new Set(groups.ofRow)].toSorted((a, b) => a - b);
+}
+
+function wholeWeights(present: readonly number[], count: number): Float64Array {
+  const weights = new Float64Array(count);
+  for (const group of present) weights[group] = 1;
+  return weights;
+}
+
+/** How often each group was drawn, for each resample. */
+function bootstrapWeights(
+  present: readonly number[],
+  count: number,
+  { resamples = RESAMPLES, seed = 0 }: BootstrapOptions,
+): readonly Float64Array[] {
+  const uniforms = uniformStream(seed, 5);
+  return Array.from({ length: resamples }, () => {
+    const weights = new Float64Array(count);
+    for (let draw = 0; draw < present.length; draw++) {
+      const group = present[Math.floor(uniforms() * present.length)] ?? 0;
+      weights[group] = (weights[group] ?? 0) + 1;
+    }
+    return weights;
+  });
+}
+
+function percentiles(value: number, draws: readonly number[], { confidence = CONFIDENCE }: BootstrapOptions): Interval {
+  const sorted = draws.toSorted((a, b) => a - b);
+  const at = (share: number): number => sorted[Math.round(share * (sorted.length - 1))] ?? value;
+  return { value, low: at((1 - confidence) / 2), high: at((1 + confidence) / 2) };
+}
