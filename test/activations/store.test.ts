@@ -1,4 +1,4 @@
-import { readdir, rm, writeFile } from "node:fs/promises";
+import { copyFile, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { describe, expect, it } from "vitest";
@@ -339,9 +339,7 @@ describe("a folder that holds something else", () => {
     await write(mixed);
     const other = await temporaryDirectory();
     await write(other, { settings: settings({ model: "model-2" }) });
-    await writeFile(index, "");
     await rm(join(mixed, "index.json"));
-    const { copyFile } = await import("node:fs/promises");
     await copyFile(join(other, "index.json"), join(mixed, "index.json"));
     await expect(write(mixed, { settings: settings({ model: "model-2" }) })).rejects.toThrow(/of another capture/);
   });
