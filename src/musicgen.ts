@@ -4,6 +4,7 @@ import type { Activation } from "./activations/activation.js";
 import { CacheCollector, type ActivationCache, type CacheOptions } from "./activations/cache.js";
 import { siteCatalogue, type Site } from "./activations/catalogue.js";
 import { driveHooks, PlacedHooks, type Hook, type HookCount } from "./activations/hooks.js";
+import { withIntervention, type Intervention } from "./activations/intervention.js";
 import { selectSites, type SiteSelection } from "./activations/select.js";
 import { forwardSizes, generationSizes } from "./activations/shapes.js";
 import { activations, activationsAsync, type ActivationWalk } from "./activations/walk.js";
@@ -43,6 +44,7 @@ export interface GenerationSettings {
   readonly temperature: number;
   readonly topK: number;
   readonly topP: number;
+  readonly steering: Intervention["record"] | null;
 }
 
 /** What `generate` returns: plain host data, nothing to dispose. */
@@ -88,6 +90,8 @@ export interface ForwardOptions {
 /** `generate` with hooks. */
 export interface HookedGenerateOptions extends GenerateOptions {
   readonly hooks?: readonly Hook[] | undefined;
+  /** Made by `steer`. It acts before the hooks do, and is written into the settings. */
+  readonly steering?: Intervention | undefined;
 }
 
 /**
@@ -157,7 +161,8 @@ export class MusicGen {
    * @throws {UsageError} for options out of range, {@link MemoryError} for what doesn't fit, {@link SiteError} for hooks
    *   on sites that don't exist: before any work starts.
    */
-  async generate(options: HookedGenerateOptions): Promise<Generation> {
+  async generate({ steering, ...options }: HookedGenerateOptions): Promise<Generation> {
+    if (steering) return this.#generateSteered(options, steering);
     const hooks = new PlacedHooks(options.hooks ?? [], this.sites());
     const generation = await driveHooks(this.#generation(options, hooks), hooks);
     if (!generation.interrupted) hooks.requireFired();
@@ -330,6 +335,17 @@ export class MusicGen {
     return { wants: (site) => sites.has(site) };
   }
 
+  async #generateSteered(options: HookedGenerateOptions, steering: Intervention): Promise<Generation> {
+    const { input, promptLength } = this.#generationPlan(options);
+    const { frames } = input.request;
+    const { frameRate } = this.config.codec;
+    const run = { frames, promptFrames: promptLength, frameRate, rows: input.rows };
+    return withIntervention(steering, run, async (hooks) => {
+      const generation = await this.generate({ ...options, hooks: [...hooks, ...(options.hooks ?? [])] });
+      return { ...generation, settings: { ...generation.settings, steering: steering.record } };
+    });
+  }
+
   async *#generation(options: GenerateOptions, taps: Taps): AsyncGenerator<PassStop, Generation, void> {
     const { onProgress, signal } = options;
     const { input, promptLength } = this.#generationPlan(options);
@@ -349,6 +365,7 @@ export class MusicGen {
       seed: request.seed,
       guidance: rows.roles.length === 1 ? 1 : request.guidance,
       ...request.sampling,
+      steering: null,
     };
     const { audio, codes } = first;
     return { clips, audio, codes, seed: request.seed, interrupted, settings, hooks: [] };
