@@ -108,14 +108,11 @@ export async function loadLstm(scope: WeightScope, layers: number, width: number
   for (let layer = 0; layer < layers; layer++) {
     const bias = await scope.values(`bias_ih_l${layer}`, [4 * width]);
     const recurrentBias = await scope.values(`bias_hh_l${layer}`, [4 * width]);
-    const sum = inGateOrder(
-      bias.map((value, index) => value + (recurrentBias[index] ?? NaN)),
-      width,
-    );
+    const sum = bias.map((value, index) => value + (recurrentBias[index] ?? NaN));
     stack.push({
       input: {
         weight: await loadGates(scope, `weight_ih_l${layer}`, width, owner),
-        bias: owner.own(tf.tensor1d(Float32Array.from(sum.flatMap((gate) => [...gate])))),
+        bias: owner.run(() => tf.concat1d(inGateOrder(sum, width).map((gate) => tf.tensor1d(gate)))),
       },
       recurrent: await loadGates(scope, `weight_hh_l${layer}`, width, owner),
     });

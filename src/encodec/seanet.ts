@@ -71,7 +71,7 @@ function* downsample(weights: EncoderWeights, layout: SeanetLayout, wave: tf.Ten
       convolve(input, weights.first),
     ); // [B, N, filters]
     for (const [index, { residuals, down }] of weights.stages.entries()) {
-      const stage = stageOf(layout, index);
+      const stage = itemOf(layout.stages, index);
       x = yield* residualUnits(taps, owner, "encoder", residuals, stage, x); // [B, N', C]
       x = yield* next(taps, owner, layerSite("encoder", stage.resample), x, (input) =>
         convolve(tf.elu(input), down, { stride: stage.ratio }),
@@ -141,7 +141,7 @@ function* upsample(
   try {
     let x = features;
     for (const [index, { up, residuals }] of weights.stages.entries()) {
-      const stage = stageOf(layout, index);
+      const stage = itemOf(layout.stages, index);
       x = yield* next(taps, owner, layerSite("decoder", stage.resample), x, (input) =>
         convolveTransposed(tf.elu(input), up, stage.ratio),
       ); // [B, N'·ratio, C / 2]
@@ -165,7 +165,7 @@ function* residualUnits(
   x: tf.Tensor3D, // [B, N', C]
 ): Walk<tf.Tensor3D> {
   for (const [index, { narrow, widen }] of units.entries()) {
-    const { layer, dilation } = residuals[index] ?? { layer: NaN, dilation: 1 };
+    const { layer, dilation } = itemOf(residuals, index);
     x = yield* next(taps, owner, layerSite(network, layer), x, (input) => {
       const inner = convolve(tf.elu(input), narrow, { dilation }); // [B, N', C / 2]
       return tf.add(input, convolve(tf.elu(inner), widen)); // [B, N', C]
@@ -194,8 +194,9 @@ function* next(
   return announced;
 }
 
-function stageOf(layout: SeanetLayout, index: number): StageLayout {
-  const stage = layout.stages[index];
-  if (stage === undefined) throw new RangeError(`these weights have no stage ${index} in their config`);
-  return stage;
+/** The item that a layout has for an item of the weights. */
+function itemOf<Item>(layouts: readonly Item[], index: number): Item {
+  const item = layouts[index];
+  if (item === undefined) throw new RangeError(`the weights have a layer ${index} that their config has not`);
+  return item;
 }

@@ -282,6 +282,13 @@ describe("writeWav", () => {
     expect((await readdir(inFolder("place"))).toSorted()).toEqual(["folder.wav", "kept.wav"]);
   });
 
+  it.skipIf(process.platform === "win32")(
+    "does not put a file in the place of a device (skipped on Windows)",
+    async () => {
+      await expect(writeWav("/dev/null", mono)).rejects.toThrow(/no file/);
+    },
+  );
+
   it.skipIf(process.getuid?.() === 0)(
     "says so when a folder may not be written to (skipped for root, who may)",
     async () => {
