@@ -1,6 +1,17 @@
 import { sampleCount } from "../audio/audio.js";
 import type { JsonObject } from "../checkpoint/json.js";
-import { SiteError, TonearmError, UsageError } from "../errors.js";
+import {
+  AudioError,
+  BackendError,
+  CancelledError,
+  CheckpointError,
+  MemoryError,
+  SiteError,
+  TonearmError,
+  UsageError,
+  type ErrorCode,
+  type ErrorParts,
+} from "../errors.js";
 import { checkCodes } from "../model/codes.js";
 import { promptFrames } from "../model/codec-audio.js";
 import { delayPattern } from "../model/delay.js";
@@ -312,9 +323,19 @@ export async function naming<Result>(item: CaptureItem, work: () => Promise<Resu
   } catch (error) {
     if (!(error instanceof TonearmError) || error.asked.includes(nameOf(item))) throw error;
     const { code, asked, found, todo } = error;
-    throw new TonearmError(code, { asked: `${nameOf(item)}: ${asked}`, found, todo, cause: error });
+    throw new CLASS_OF[code]({ asked: `${nameOf(item)}: ${asked}`, found, todo, cause: error });
   }
 }
+
+const CLASS_OF: Readonly<Record<ErrorCode, new (parts: ErrorParts) => TonearmError>> = {
+  usage: UsageError,
+  checkpoint: CheckpointError,
+  audio: AudioError,
+  backend: BackendError,
+  memory: MemoryError,
+  site: SiteError,
+  cancelled: CancelledError,
+};
 
 /** Puts numbers to the letters of the sites' shapes. */
 async function sizeSites(
