@@ -100,8 +100,8 @@ function noSuchSite(pattern: string, catalogue: readonly Site[]): SiteError {
     if (wanted >= count || wanted < -count) return layerOutOfRange(`"${pattern}"`, count);
   }
   const names = catalogue.map(({ site }) => site);
-  const crossing = /cross|\.ln2\./;
-  if (crossing.test(pattern) && !pattern.startsWith("text.") && !names.some((name) => crossing.test(name))) {
+  const crossing = /^blocks\..*(cross|\.ln2\.)/;
+  if (crossing.test(pattern) && !names.some((name) => crossing.test(name))) {
     return new SiteError({
       asked: `select "${pattern}"`,
       found: "a model without cross-attention: it reads its text as the first positions of the sequence",

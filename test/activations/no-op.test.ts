@@ -6,9 +6,9 @@ import type { Hook } from "../../src/activations/hooks.js";
 import { MusicGen } from "../../src/musicgen.js";
 import { describeOnEachBackend } from "../support/backends.js";
 import { fixtureDirectory } from "../support/fixtures.js";
-import { fixtureText, largestDifference, nudge, someCodes, valuesOf } from "./support.js";
+import { shortText, largestDifference, nudge, someCodes, valuesOf } from "./support.js";
 
-const FRAMES = 4;
+const FRAMES = 3;
 
 /** A hook that puts a copy in the place of every chosen activation. */
 function copying(sites: Hook["sites"], copy: (value: tf.Tensor) => tf.Tensor = tf.clone): Hook {
@@ -22,14 +22,20 @@ function passedBy(site: string): boolean {
 
 describeOnEachBackend("what changes nothing changes not one bit, and what changes something shows", (backend) => {
   let model: MusicGen;
-  const text = fixtureText("mono-layers");
+  const text = shortText();
 
   beforeAll(async () => {
-    model = await MusicGen.load(fixtureDirectory("mono-layers"), { backend });
+    model = await MusicGen.load(fixtureDirectory("mono"), { backend });
   });
   afterAll(() => model.dispose());
 
   const forced = () => ({ text, codes: someCodes(model, FRAMES), rows: ["cond", "null"] as const });
+  /** The decoder's sites outside blocks and in block 1; the text encoder's have a test of their own. */
+  const someSites = () =>
+    model
+      .sites()
+      .filter(({ site, network, layer }) => network === "decoder" && passedBy(site) && (layer ?? 1) === 1)
+      .map(({ site }) => site);
   const logits = async (...hooks: Hook[]) => valuesOf((await model.runWithHooks(forced(), hooks)).logits);
 
   it("no hooks at all", async () => {
@@ -38,7 +44,7 @@ describeOnEachBackend("what changes nothing changes not one bit, and what change
 
   it("a copy at every site, alone and at all at once", async () => {
     const clean = await logits();
-    for (const { site } of model.sites().filter(({ site, layer }) => passedBy(site) && (layer ?? 1) === 1)) {
+    for (const site of someSites()) {
       expect(largestDifference(await logits(copying(site)), clean), site).toBe(0);
     }
     expect(await logits(copying("**"))).toEqual(clean);
@@ -67,9 +73,9 @@ describeOnEachBackend("what changes nothing changes not one bit, and what change
     expect((await model.generate({ ...settings, hooks: [] })).clips).toEqual(clips);
   });
 
-  it("an edit at any site of the text encoder and the decoder changes the logits", async () => {
+  it("an edit at any site of the decoder changes the logits", async () => {
     const clean = await logits();
-    for (const { site } of model.sites().filter(({ site, layer }) => passedBy(site) && (layer ?? 1) === 1)) {
+    for (const site of someSites()) {
       const changed = await logits({ sites: site, run: (value) => nudge(value, 0.3) });
       expect(changed.every(Number.isFinite), site).toBe(true);
       expect(largestDifference(changed, clean), site).toBeGreaterThan(1e-4);
@@ -95,7 +101,7 @@ describeOnEachBackend("what changes nothing changes not one bit, and what change
       run: (value) =>
         tf.tidy(() => {
           const mask = tf.buffer(value.shape);
-          for (let d = 0; d < 48; d++) mask.set(d % 5, 1, position, d); // row 1: null
+          for (let d = 0; d < 32; d++) mask.set(d % 5, 1, position, d); // row 1: null
           return tf.add(value, mask.toTensor());
         }),
     };
@@ -109,6 +115,6 @@ describeOnEachBackend("what changes nothing changes not one bit, and what change
       const place = Math.floor(index / perPosition) % positions;
       if (value !== changed[index]) places.add(`${row}:${place}`);
     });
-    expect([...places].toSorted()).toEqual([3, 4, 5, 6, 7].map((place) => `1:${place}`));
+    expect([...places].toSorted()).toEqual([3, 4, 5, 6].map((place) => `1:${place}`));
   });
 });

@@ -19,6 +19,11 @@ export function fixtureText(kind: string): TokenBatch {
   return { ids: ids.slice(0, length), mask: mask.slice(0, length), batch: 1, length };
 }
 
+/** A text of three tokens, for runs that need to be quick. */
+export function shortText(): TokenBatch {
+  return { ids: Int32Array.of(5, 9, 1), mask: Int32Array.of(1, 1, 1), batch: 1, length: 3 };
+}
+
 /** The codes of a fixture's teacher-forced pass, one clip each. */
 export function fixtureCodes(kind: string): readonly Codes[] {
   const { shape, data } = golden(kind)("codes"); // [B, K, F]
