@@ -1,6 +1,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 
 import type { WeightScope } from "../checkpoint/scope.js";
+import { hasFused, runFusedMany } from "../runtime/fused.js";
 import { linear, linearWeight, type Linear } from "../runtime/linear.js";
 import type { Owner } from "../runtime/owner.js";
 
@@ -49,29 +50,60 @@ export function lstm(layers: readonly LstmLayer[], x: tf.Tensor3D, state?: reado
   return { output, state: states };
 }
 
+/** A layer's outputs and its state after the last position. */
+type LayerResult = LstmState & { readonly output: tf.Tensor3D }; // [B, T, C]
+
 function runLayer(
   layer: LstmLayer,
   x: tf.Tensor3D, // [B, T, C]
   state: LstmState | undefined,
-): LstmState & { readonly output: tf.Tensor3D } {
+): LayerResult {
   return tf.tidy(() => {
-    const [batch, positions, width] = x.shape;
-    const inputs = tf.transpose(linear(x, layer.input), [1, 0, 2]); // [T, B, 4C]
-    let hidden = tf.clone(state?.hidden ?? tf.zeros<tf.Rank.R2>([batch, width]));
-    let cell = tf.clone(state?.cell ?? tf.zeros<tf.Rank.R2>([batch, width]));
-    const outputs: tf.Tensor2D[] = [];
-    for (let position = 0; position < positions; position++) {
-      // Not a slice: for that the wasm backend copies all of `inputs` out of its heap, every time.
-      const input = tf.gather(inputs, [position]); // [1, B, 4C]
-      const next = step(layer.recurrent, input, hidden, cell);
-      input.dispose();
-      cell.dispose();
-      ({ hidden, cell } = next);
-      outputs.push(hidden);
-    }
-    const output = tf.reshape<tf.Rank.R3>(tf.stack(outputs, 1), [batch, positions, width]); // [B, T, C]
-    return { output, hidden, cell };
+    const [batch, , width] = x.shape;
+    const inputs = linear(x, layer.input); // [B, T, 4C]
+    const hidden = state?.hidden ?? tf.zeros<tf.Rank.R2>([batch, width]);
+    const cell = state?.cell ?? tf.zeros<tf.Rank.R2>([batch, width]);
+    const run = hasFused("TonearmLstm") ? recurFused : recur;
+    return run(layer.recurrent, inputs, { hidden, cell });
   });
+}
+
+function recurFused(
+  recurrent: tf.Tensor2D,
+  gates: tf.Tensor3D, // [B, T, 4C]
+  { hidden, cell }: LstmState,
+): LayerResult {
+  const [output, lastCell] = runFusedMany("TonearmLstm", { gates, recurrent, hidden, cell });
+  const [batch, positions, width] = [gates.shape[0], gates.shape[1], hidden.shape[1]];
+  const last = tf.slice(output as tf.Tensor3D, [0, positions - 1, 0], [batch, 1, width]); // [B, 1, C]
+  return {
+    output: output as tf.Tensor3D,
+    hidden: tf.reshape<tf.Rank.R2>(last, [batch, width]), // [B, C]
+    cell: lastCell as tf.Tensor2D,
+  };
+}
+
+function recur(
+  recurrent: tf.Tensor2D,
+  gates: tf.Tensor3D, // [B, T, 4C]
+  state: LstmState,
+): LayerResult {
+  const [batch, positions] = gates.shape;
+  const width = state.hidden.shape[1];
+  const inputs = tf.transpose(gates, [1, 0, 2]); // [T, B, 4C]
+  let hidden = state.hidden;
+  let cell = tf.clone(state.cell);
+  const outputs: tf.Tensor2D[] = [];
+  for (let position = 0; position < positions; position++) {
+    // Not a slice: for that the wasm backend copies all of `inputs` out of its heap, every time.
+    const input = tf.gather(inputs, [position]); // [1, B, 4C]
+    const next = step(recurrent, input, hidden, cell);
+    tf.dispose([input, cell]);
+    ({ hidden, cell } = next);
+    outputs.push(hidden);
+  }
+  const output = tf.reshape<tf.Rank.R3>(tf.stack(outputs, 1), [batch, positions, width]); // [B, T, C]
+  return { output, hidden, cell };
 }
 
 /** c' = σ(f)·c + σ(i)·tanh(g), h' = σ(o)·tanh(c') */

@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { expect, it } from "vitest";
 
 import { lstm, type LstmLayer } from "../../src/encodec/lstm.js";
+import { linearWeight } from "../../src/runtime/linear.js";
 import { disposeTree } from "../../src/runtime/owner.js";
 import { describeOnEachBackend } from "../support/backends.js";
 
@@ -13,7 +14,7 @@ describeOnEachBackend("lstm", () => {
     fc.assert(
       fc.asyncProperty(fc.integer({ min: 1, max: 8 }), fc.integer({ min: 1, max: 3 }), async (cut, batch) => {
         const layers = [someLayer(0), someLayer(1)];
-        const x = someTensor<tf.Rank.R3>([batch, 9, WIDTH], 2);
+        const x = someSignal(batch, 9);
         const whole = lstm(layers, x);
         const first = lstm(layers, tf.slice(x, [0, 0, 0], [batch, cut, WIDTH]));
         const second = lstm(layers, tf.slice(x, [0, cut, 0], [batch, 9 - cut, WIDTH]), first.state);
@@ -31,7 +32,7 @@ describeOnEachBackend("lstm", () => {
 
   it("returns its output and states, which the caller owns, and keeps nothing else", () => {
     const layers = [someLayer(0), someLayer(1)];
-    const x = someTensor<tf.Rank.R3>([2, 4, WIDTH], 2);
+    const x = someSignal(2, 4);
     const before = tf.memory().numTensors;
     const first = lstm(layers, x);
     expect(tf.memory().numTensors).toBe(before + 5);
@@ -45,18 +46,19 @@ describeOnEachBackend("lstm", () => {
 
 function someLayer(seed: number): LstmLayer {
   return {
-    input: {
-      weight: someTensor<tf.Rank.R2>([WIDTH, 4 * WIDTH], seed),
-      bias: someTensor<tf.Rank.R1>([4 * WIDTH], seed),
-    },
-    recurrent: someTensor<tf.Rank.R2>([WIDTH, 4 * WIDTH], seed + 0.5),
+    input: { weight: someWeight(seed), bias: tf.tensor1d(someValues(4 * WIDTH, seed)) },
+    recurrent: someWeight(seed + 0.5),
   };
 }
 
-function someTensor<R extends tf.Rank>(shape: tf.ShapeMap[R], seed: number): tf.Tensor<R> {
-  const count = (shape as readonly number[]).reduce((product, size) => product * size, 1);
-  const values = Float32Array.from({ length: count }, (_, index) =>
-    Math.sin(0.11 * index * index + 1.3 * index + seed),
-  );
-  return tf.tensor(values, shape);
+function someWeight(seed: number): tf.Tensor2D {
+  return linearWeight({ values: someValues(4 * WIDTH * WIDTH, seed), rows: 4 * WIDTH, columns: WIDTH }); // [C, 4C]
+}
+
+function someSignal(batch: number, positions: number): tf.Tensor3D {
+  return tf.tensor3d(someValues(batch * positions * WIDTH, 2), [batch, positions, WIDTH]);
+}
+
+function someValues(count: number, seed: number): Float32Array {
+  return Float32Array.from({ length: count }, (_, index) => Math.sin(0.11 * index * index + 1.3 * index + seed));
 }
