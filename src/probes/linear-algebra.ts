@@ -76,7 +76,7 @@ export async function factorise(matrix: Float64Array, n: number): Promise<Factor
 }
 
 function exactFactor(matrix: Float64Array, n: number): Float64Array {
-  const factor = Float64Array.from(matrix);
+  const factor = matrix.slice();
   if (choleskyInPlace(factor, n)) return factor;
   throw new UsageError({
     asked: `solve ${n} linear equations`,
@@ -171,7 +171,7 @@ function subtractFour(a: Float64Array, start: number, s0: number, s1: number, s2
 
 /** L⁻ᵀ L⁻¹ side. */
 function substitute(factor: Float64Array | Float32Array, n: number, side: Float64Array): Float64Array {
-  const x = Float64Array.from(side);
+  const x = side.slice();
   for (let row = 0; row < n; row++) {
     let value = x[row] ?? 0;
     const start = row * n;
@@ -242,7 +242,7 @@ export function dot(a: ArrayLike<number>, b: ArrayLike<number>): number {
  * products on the tensor backend. Undefined where float32 finds the matrix not positive definite.
  */
 async function panelCholesky(matrix: Float64Array, n: number): Promise<Float32Array | undefined> {
-  const factor = Float32Array.from(matrix);
+  const factor = new Float32Array(matrix);
   for (let first = 0; first < n; first += PANEL) {
     const width = Math.min(PANEL, n - first);
     const block = new Float64Array(width * width);
@@ -396,7 +396,7 @@ function solveTridiagonal(
 ): Float64Array {
   const n = diagonal.length;
   const pivots = new Float64Array(n);
-  const x = Float64Array.from(side);
+  const x = side.slice();
   for (let row = 0; row < n; row++) {
     const above = row === 0 ? 0 : (beside[row - 1] ?? 0) / (pivots[row - 1] ?? 1);
     const pivot = (diagonal[row] ?? 0) - shift - above * (row === 0 ? 0 : (beside[row - 1] ?? 0));

@@ -126,6 +126,35 @@ function bestOf(scores: Float64Array, row: number, count: number): number {
   return best;
 }
 
+/** Rows by rising score: whether each is of the class, its group, and whether its score equals the one before. */
+interface RankedRows {
+  readonly positive: Int32Array;
+  readonly group: Int32Array;
+  readonly tied: Int32Array;
+}
+
+/** Undefined where one side is empty. A loop of its own without closures: it is most of what a bootstrap costs. */
+function areaUnder({ positive, group, tied }: RankedRows, weights: Float64Array): number | undefined {
+  // Positives and negatives of one score meet at the end of their run.
+  let [below, won, positives, runPositive, runNegative] = [0, 0, 0, 0, 0];
+  for (let index = 0; index < group.length; index++) {
+    const weight = weights[group[index] ?? 0] ?? 0;
+    if (tied[index] === 0) {
+      won += runPositive * (below + runNegative / 2);
+      below += runNegative;
+      runPositive = 0;
+      runNegative = 0;
+    }
+    if (positive[index] === 1) {
+      runPositive += weight;
+      positives += weight;
+    } else runNegative += weight;
+  }
+  won += runPositive * (below + runNegative / 2);
+  below += runNegative;
+  return positives > 0 && below > 0 ? won / (positives * below) : undefined;
+}
+
 /** A function from group weights to the mean area under the ROC curves; ties count half. */
 function areas(
   classes: Int32Array,
@@ -144,28 +173,7 @@ function areas(
     };
   });
   return (weights) => {
-    const values = orders.flatMap(({ positive, group, tied }) => {
-      // Positives and negatives of one score meet at the end of their run.
-      let [below, won, positives, negatives, runPositive, runNegative] = [0, 0, 0, 0, 0, 0];
-      const endRun = (): void => {
-        won += runPositive * (below + runNegative / 2);
-        below += runNegative;
-        [runPositive, runNegative] = [0, 0];
-      };
-      for (let index = 0; index < group.length; index++) {
-        const weight = weights[group[index] ?? 0] ?? 0;
-        if (tied[index] === 0) endRun();
-        if (positive[index] === 1) {
-          runPositive += weight;
-          positives += weight;
-        } else {
-          runNegative += weight;
-          negatives += weight;
-        }
-      }
-      endRun();
-      return positives > 0 && negatives > 0 ? [won / (positives * negatives)] : [];
-    });
+    const values = orders.flatMap((order) => areaUnder(order, weights) ?? []);
     return values.length > 0 ? values.reduce((a, b) => a + b, 0) / values.length : 0.5;
   };
 }

@@ -58,44 +58,76 @@ export async function momentsOf(
 }
 
 /**
- * The moments of two sets of rows together.
+ * The moments of several sets of rows together: Σ_k S_k + Σ_k n_k (m_k − m)(m_k − m)ᵀ.
  *
- * @throws {UsageError} if they are of different features, targets or kinds.
+ * @throws {UsageError} if there is none, or they are of different features, targets or kinds.
  */
-export function mergeMoments(a: Moments, b: Moments): Moments {
-  if (a.features !== b.features || a.targets !== b.targets || a.scatter.length !== b.scatter.length) {
+export function mergeMoments(...parts: readonly Moments[]): Moments {
+  const [first] = parts;
+  if (!first) throw new UsageError({ asked: "merge sums", found: "none", todo: "Give those of one shard at least" });
+  const { features: d, targets: c } = first;
+  const odd = parts.find((part) => {
+    return part.features !== d || part.targets !== c || part.scatter.length !== first.scatter.length;
+  });
+  if (odd) {
     throw new UsageError({
       asked: "merge the sums of two shards",
-      found: `${a.features} features and ${a.targets} targets in one, ${b.features} and ${b.targets} in the other`,
+      found: `${d} features and ${c} targets in one, ${odd.features} and ${odd.targets} in the other`,
       todo: "Merge sums of one site and one label",
     });
   }
-  const { features: d, targets: c } = a;
-  const rows = a.rows + b.rows;
-  const share = (a.rows * b.rows) / rows;
-  const step = b.mean.map((value, index) => value - (a.mean[index] ?? 0));
-  const targetStep = b.targetMean.map((value, index) => value - (a.targetMean[index] ?? 0));
-  const scatter = a.scatter.map((value, index) => value + (b.scatter[index] ?? 0));
-  const full = scatter.length === d * d && d > 1;
-  for (let i = 0; i < d; i++) {
-    const weight = share * (step[i] ?? 0);
-    if (!full) scatter[i] = (scatter[i] ?? 0) + weight * (step[i] ?? 0);
-    else for (let j = 0; j < d; j++) scatter[i * d + j] = (scatter[i * d + j] ?? 0) + weight * (step[j] ?? 0);
-  }
-  const cross = a.cross.map((value, index) => value + (b.cross[index] ?? 0));
-  for (let target = 0; target < c; target++) {
-    const weight = share * (targetStep[target] ?? 0);
-    for (let j = 0; j < d; j++) cross[target * d + j] = (cross[target * d + j] ?? 0) + weight * (step[j] ?? 0);
-  }
-  return {
+  const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+  const mean = weightedMean(
+    parts.map((part) => part.mean),
+    parts,
     rows,
-    features: d,
-    targets: c,
-    mean: a.mean.map((value, index) => value + ((step[index] ?? 0) * b.rows) / rows),
-    targetMean: a.targetMean.map((value, index) => value + ((targetStep[index] ?? 0) * b.rows) / rows),
-    scatter,
-    cross,
-  };
+  );
+  const targetMean = weightedMean(
+    parts.map((part) => part.targetMean),
+    parts,
+    rows,
+  );
+  const scatter = new Float64Array(first.scatter.length);
+  const cross = new Float64Array(c * d);
+  for (const part of parts) {
+    const step = part.mean.map((value, index) => value - (mean[index] ?? 0));
+    if (scatter.length === d * d) addOuter(scatter, part.scatter, step, step, part.rows);
+    else {
+      for (let i = 0; i < d; i++) {
+        scatter[i] = (scatter[i] ?? 0) + (part.scatter[i] ?? 0) + part.rows * (step[i] ?? 0) ** 2;
+      }
+    }
+    const targetStep = part.targetMean.map((value, index) => value - (targetMean[index] ?? 0));
+    addOuter(cross, part.cross, targetStep, step, part.rows);
+  }
+  return { rows, features: d, targets: c, mean, targetMean, scatter, cross };
+}
+
+function weightedMean(means: readonly Float64Array[], parts: readonly Moments[], rows: number): Float64Array {
+  const mean = new Float64Array(means[0]?.length ?? 0);
+  means.forEach((own, part) => {
+    const share = (parts[part]?.rows ?? 0) / rows;
+    for (let index = 0; index < mean.length; index++) mean[index] = (mean[index] ?? 0) + share * (own[index] ?? 0);
+  });
+  return mean;
+}
+
+/** into += part + scale · left rightᵀ */
+function addOuter(
+  into: Float64Array,
+  part: Float64Array,
+  left: Float64Array,
+  right: Float64Array,
+  scale: number,
+): void {
+  const width = right.length;
+  for (let i = 0; i < left.length; i++) {
+    const weight = scale * (left[i] ?? 0);
+    const start = i * width;
+    for (let j = 0; j < width; j++) {
+      into[start + j] = (into[start + j] ?? 0) + (part[start + j] ?? 0) + weight * (right[j] ?? 0);
+    }
+  }
 }
 
 /** Variance of each feature: [d]. */

@@ -13,7 +13,7 @@ import { groupedFolds, rowsOf } from "./splits.js";
  *     K_ij = exp(−(‖x_i − x_j‖_M / b)^q),  ‖u‖_M² = uᵀ M u,  M₀ = I
  *     α    = (K + λ I)⁻¹ y
  *     g_i  = ∇f(x_i) = −Σ_j α_j K_ij (q / b^q) ‖x_i − x_j‖_M^(q−2) M (x_i − x_j)
- *     M    = (1/n) Σ (g_i − ḡ)(g_i − ḡ)ᵀ           (average gradient outer product)
+ *     M    = (1/n) Σ g_i g_iᵀ, or of g_i − ḡ          (average gradient outer product)
  *
  * The direction is the top eigenvector of the best M, its sign that of the correlation of projection and label. Each class
  * is fitted against all others.
@@ -26,7 +26,7 @@ export interface RfmOptions {
   readonly bandwidth?: number; // b, in median distances of the standardised rows
   readonly exponent?: number; // q
   readonly penalty?: number; // λ
-  readonly centre?: boolean; // subtract ḡ
+  readonly centre?: boolean; // subtract ḡ, which is all there is of a concept that is linear
   readonly standardize?: boolean;
 }
 
@@ -40,7 +40,7 @@ const WORSE = 1.1; // turns end where the held-out error exceeds the best by thi
  */
 export async function fitRfm(training: Training, options: RfmOptions = {}): Promise<Probe> {
   const { x, target, groups, seed } = training;
-  const { turns = 15, bandwidth = 1, exponent = 1, penalty = 1e-3, centre = true, standardize = true } = options;
+  const { turns = 15, bandwidth = 1, exponent = 1, penalty = 1e-3, centre = false, standardize = true } = options;
   if (!(bandwidth > 0 && exponent > 0 && exponent <= 2 && penalty > 0 && turns >= 1) || x.rows > MAX_ROWS) {
     throw new UsageError({
       asked: `a recursive feature machine on ${x.rows} rows`,

@@ -20,7 +20,7 @@ export interface RidgeOptions {
   readonly standardize?: boolean;
 }
 
-export const RIDGE_PENALTIES: readonly number[] = [1e-3, 1e-2, 1e-1, 1, 10];
+export const RIDGE_PENALTIES: readonly number[] = [1e-2, 1e-1, 1, 10];
 
 /** Weights of target columns for one penalty. */
 export interface RidgeSolution {
@@ -175,12 +175,11 @@ export async function ridgeFolds(x: Matrix, y: Float64Array, folds: Folds, stand
     const rows = rowsOf(folds, [fold]);
     return { rows: takeRows(x, rows), targets: takeColumnRows(y, x.rows, rows) };
   });
-  const sums: Moments[] = [];
+  const sums: (Moments | undefined)[] = [];
   const wide = (left: number): boolean => x.rows - left < x.columns;
-  const sumsOf = async (fold: number): Promise<Moments | undefined> => {
-    const part = parts[fold];
-    if (part) sums[fold] ??= await momentsOf(part.rows, part.targets, precisionFor(x));
-    return sums[fold];
+  const sumsOf = async (fold: number): Promise<Moments> => {
+    const part = parts[fold] ?? { rows: takeRows(x, new Int32Array()), targets: new Float64Array() };
+    return (sums[fold] ??= await momentsOf(part.rows, part.targets, precisionFor(x)));
   };
   return {
     count: folds.count,
@@ -190,12 +189,9 @@ export async function ridgeFolds(x: Matrix, y: Float64Array, folds: Folds, stand
         const rows = rowsOf(folds, kept);
         return ridgeFromRows(takeRows(x, rows), takeColumnRows(y, x.rows, rows), penalties, standardize);
       }
-      let merged: Moments | undefined;
-      for (const fold of kept) {
-        const own = await sumsOf(fold);
-        merged = merged && own ? mergeMoments(merged, own) : (merged ?? own);
-      }
-      return merged ? ridgeFromMoments(merged, penalties, standardize) : [];
+      const wanted: Moments[] = [];
+      for (const fold of kept) wanted.push(await sumsOf(fold));
+      return ridgeFromMoments(mergeMoments(...wanted), penalties, standardize);
     },
     errors({ weights, bias }, fold) {
       const part = parts[fold];

@@ -82,6 +82,7 @@ export interface Sweep {
 }
 
 const FOLDS = 5;
+const CONTROL_RESAMPLES = 200; // its interval is there to be looked at, nothing is decided by it
 
 /**
  * Fits a probe at every unit of every site, on one set of grouped folds: for all heads of all layers in one call. Scores are
@@ -205,7 +206,9 @@ function judge(
   if (!target) throw new TypeError("there is no target");
   const scores = measure(target, own.scores, groups, bootstrap);
   const control =
-    shuffledFit && shuffledTarget ? measure(shuffledTarget, shuffledFit.scores, groups, bootstrap) : undefined;
+    shuffledFit && shuffledTarget
+      ? measure(shuffledTarget, shuffledFit.scores, groups, { ...bootstrap, resamples: CONTROL_RESAMPLES })
+      : undefined;
   return {
     scores,
     control,
