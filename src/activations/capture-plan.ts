@@ -20,6 +20,7 @@ import type { MusicGen } from "../musicgen.js";
 import { checkItems, hashItems, load, nameOf, seedOf, storedText, type CaptureItem } from "./capture-item.js";
 import type { Site } from "./catalogue.js";
 import type { Hook } from "./hooks.js";
+import type { Intervention } from "./intervention.js";
 import { checkReduction, planRows, type ClipSpan, type PlannedRow } from "./reduction.js";
 import { selectSites, type SiteSelection } from "./select.js";
 import {
@@ -59,7 +60,9 @@ export interface CaptureRequest {
   readonly temperature?: number | undefined;
   readonly topK?: number | undefined;
   readonly topP?: number | undefined;
-  /** Run before the capture looks, for example to steer. */
+  /** Acts on every clip before the capture looks; its record is kept in the index. */
+  readonly steering?: Intervention | undefined;
+  /** Run before the capture looks, behind the steering. Their names are kept in the index. */
   readonly hooks?: readonly Hook[] | undefined;
   /** What the hooks do, in the caller's words; kept in the index. A capture goes on only with the same. */
   readonly provenance?: JsonObject | undefined;
@@ -394,6 +397,7 @@ function resolveSettings(
     frameRate: model.config.codec.frameRate,
     seed: sampled ? (request.seed ?? DEFAULT_SEED) : null,
     generation: sampled ? { frames: sampled.frames, guidance: sampled.guidance, ...sampled.sampling } : null,
+    steering: request.steering?.record ?? null,
     hooks: (request.hooks ?? []).map(({ name }, at) => name ?? `hook ${at}`),
     provenance: request.provenance ?? null,
     items: hashItems(request.items),

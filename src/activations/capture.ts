@@ -17,6 +17,7 @@ import {
   type PlannedSite,
 } from "./capture-plan.js";
 import type { Hook } from "./hooks.js";
+import { withIntervention } from "./intervention.js";
 import { RowCollector } from "./reduction.js";
 import { isMoments, type CaptureRole } from "./store-format.js";
 import { CaptureWriter, DISK, type ClipRows, type StoreFiles } from "./store-writer.js";
@@ -146,11 +147,10 @@ async function runClip(
   onPositions: (positions: number) => void,
 ): Promise<ClipRows | undefined> {
   const collector = new ClipCollector(plan, clip);
-  const hooks = [...(options.hooks ?? []), collector.hook];
   if (plan.settings.mode === "forced") {
-    await runForced(model, plan, clip, hooks, options);
+    await runForced(model, plan, clip, collector.hook, options);
   } else {
-    const generation = await generate(model, clip, hooks, options, onPositions);
+    const generation = await generate(model, clip, collector.hook, options, onPositions);
     if (generation.interrupted) return undefined;
     await options.onClip?.(clip.stored.id, generation);
   }
@@ -159,17 +159,20 @@ async function runClip(
 
 async function runForced(
   model: MusicGen,
-  plan: CapturePlan,
-  { item }: PlannedClip,
-  hooks: readonly Hook[],
-  options: CaptureOptions,
+  { roles, sites }: CapturePlan,
+  { item, span: { frames, frameRate } }: PlannedClip,
+  collect: Hook,
+  { steering, hooks = [] }: CaptureOptions,
 ): Promise<void> {
-  const codes = await forcedCodes(model, item);
-  const steered = (options.hooks ?? []).length > 0;
+  const given = { text: item.text ?? null, codes: await forcedCodes(model, item), rows: roles };
   // What lies above the last site need not be computed, unless other hooks may want it.
-  const stopAt = steered ? undefined : firstUnneeded(plan.sites, model);
-  const { logits } = await model.runWithHooks({ text: item.text ?? null, codes, rows: plan.roles, stopAt }, hooks);
-  logits.dispose();
+  const stopAt = steering || hooks.length > 0 ? undefined : firstUnneeded(sites, model);
+  const run = async (steers: readonly Hook[]): Promise<void> => {
+    const { logits } = await model.runWithHooks({ ...given, stopAt }, [...steers, ...hooks, collect]);
+    logits.dispose();
+  };
+  if (!steering) return run([]);
+  await withIntervention(steering, { frames, promptFrames: 0, frameRate, rows: { batch: 1, roles } }, run);
 }
 
 async function forcedCodes(model: MusicGen, item: PlannedClip["item"]): Promise<Codes> {
@@ -192,7 +195,7 @@ function firstUnneeded(sites: readonly PlannedSite[], model: MusicGen): number |
 async function generate(
   model: MusicGen,
   { item, stored }: PlannedClip,
-  hooks: readonly Hook[],
+  collect: Hook,
   options: CaptureOptions,
   onPositions: (positions: number) => void,
 ): Promise<Generation> {
@@ -201,7 +204,8 @@ async function generate(
     text: item.text ?? undefined,
     promptAudio: item.audio && (await load(item.audio)),
     seed: stored.seed ?? undefined,
-    hooks,
+    steering: options.steering, // its hooks run before these
+    hooks: [...(options.hooks ?? []), collect],
     signal: options.signal,
     onProgress: ({ stage, done }) => {
       if (stage === "tokens") onPositions(stored.promptFrames + done);

@@ -92,6 +92,7 @@ export interface CaptureSettings {
   readonly frameRate: number;
   readonly seed: number | null; // null: teacher-forced
   readonly generation: JsonObject | null; // guidance and sampling; null: teacher-forced
+  readonly steering: JsonObject | null; // the record of the intervention
   readonly hooks: readonly string[]; // names of the hooks that ran before the capture
   readonly provenance: JsonObject | null; // whatever the caller says of them
   readonly items: string; // hash over ids, texts, labels and sources of all items, whichever shard they are in

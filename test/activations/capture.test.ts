@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { captureActivations, type CaptureOptions } from "../../src/activations/capture.js";
 import type { CaptureItem } from "../../src/activations/capture-item.js";
 import type { Hook } from "../../src/activations/hooks.js";
+import type { Intervention, RunPlan } from "../../src/activations/intervention.js";
 import { meanOf, varianceOf } from "../../src/activations/moments.js";
 import { openCapture, type CaptureMatrix } from "../../src/activations/store.js";
 import { DISK, type StoreFiles } from "../../src/activations/store-writer.js";
@@ -227,6 +228,33 @@ describeOnEachBackend("captureActivations", (backend) => {
     const items = [{ id: "a", text: text(5, 1) }];
     const { capture: steered } = await capture({ items, mode: "generated", seconds, hooks: [push], reduction: "mean" });
     for (const value of (await steered.read(RESID)).values) expect(Math.abs(value - 100)).toBeLessThan(30);
+  });
+
+  it("sees what steering left, and keeps its record", async () => {
+    const runs: RunPlan[] = [];
+    const push: Hook = { sites: RESID, name: "push", run: (value) => tf.add(value, 100) };
+    const double: Hook = { sites: RESID, name: "double", run: (value) => tf.mul(value, 2) };
+    const end = (): void => void ended.push(true);
+    const ended: boolean[] = [];
+    const steering: Intervention = {
+      record: { push: 100 },
+      begin: (run) => {
+        runs.push(run);
+        return { hooks: [push], end };
+      },
+    };
+    const { capture: plain } = await capture({});
+    const { capture: steered } = await capture({ steering, hooks: [double] });
+    const before = (await plain.read(RESID)).values;
+    const expected = before.map((value) => 2 * (value + 100)); // steering first, then the hooks
+    expect((await steered.read(RESID)).values).toBeAllClose(expected, { within: 1e-4 });
+    expect(steered.settings).toMatchObject({ steering: { push: 100 }, hooks: ["double"] });
+    expect(runs.map(({ frames }) => frames)).toEqual([9, 6, 12]);
+    const items = [{ id: "a", text: text(5, 1) }];
+    const options = { items, mode: "generated", seconds: 6 / model.config.codec.frameRate, reduction: "last" } as const;
+    const { capture: generated } = await capture({ ...options, steering });
+    for (const value of (await generated.read(RESID)).values) expect(Math.abs(value - 100)).toBeLessThan(30);
+    expect(ended).toHaveLength(4);
   });
 
   it("encodes sounds and runs them teacher-forced", async () => {

@@ -27,6 +27,7 @@ function settings(changes: Partial<CaptureSettings> = {}): CaptureSettings {
     frameRate: 50,
     seed: null,
     generation: null,
+    steering: null,
     hooks: [],
     provenance: null,
     items: "hash",
