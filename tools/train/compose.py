@@ -1,0 +1,395 @@
+"""Composes short labelled pieces, deterministically from a seed.
+
+A piece is one lead melody, alone ("solo") or over the accompaniment of a genre ("band"). The melody generator is the same
+for every lead instrument and keeps to MIDI 60-83, a range all of them can play, so that one melody can be rendered by all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+GENRES = ("classical", "electronic", "rock", "jazz")
+
+# Lead instruments and their General MIDI programs (counted from 0).
+INSTRUMENTS = {
+    "piano": 0,
+    "violin": 40,
+    "trumpet": 56,
+    "flute": 73,
+    "xylophone": 13,
+    "acoustic guitar": 24,
+    "distorted guitar": 30,
+    "synth lead": 81,
+}
+
+TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+SCALES = {
+    "major": (0, 2, 4, 5, 7, 9, 11),
+    "minor": (0, 2, 3, 5, 7, 8, 10),
+    "dorian": (0, 2, 3, 5, 7, 9, 10),
+    "mixolydian": (0, 2, 4, 5, 7, 9, 10),
+}
+CHORDS = {
+    "": (0, 4, 7),
+    "m": (0, 3, 7),
+    "5": (0, 7, 12),
+    "7": (0, 4, 7, 10),
+    "maj7": (0, 4, 7, 11),
+    "m7": (0, 3, 7, 10),
+    "m7b5": (0, 3, 6, 10),
+}
+LOWEST, HIGHEST = 60, 83
+DRUM_CHANNEL = 9
+KICK, SNARE, CLAP, CLOSED_HAT, PEDAL_HAT, OPEN_HAT, CRASH, RIDE, RIM = 36, 38, 39, 42, 44, 46, 49, 51, 37
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note; `start` and `length` are in seconds."""
+
+    start: float
+    length: float
+    channel: int
+    pitch: int
+    velocity: int
+
+
+@dataclass
+class Piece:
+    """Notes, the program of every channel as (bank, program, volume), and exact labels."""
+
+    notes: list[Note] = field(default_factory=list)
+    programs: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    labels: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a genre fixes about tempo, harmony and melodic rhythm."""
+
+    tempo: tuple[int, int]
+    modes: tuple[tuple[str, float], ...]
+    # Chord of each bar as (semitones above the tonic, quality), by mode.
+    progressions: dict[str, tuple[tuple[tuple[int, str], ...], ...]]
+    # Note lengths of one 4/4 bar in beats; a negative length is a rest.
+    rhythms: tuple[tuple[float, ...], ...]
+    swing: bool = False
+
+
+_MAJOR_POP = (
+    ((0, ""), (7, ""), (9, "m"), (5, "")),
+    ((0, ""), (9, "m"), (5, ""), (7, "")),
+    ((0, ""), (5, ""), (7, ""), (5, "")),
+)
+STYLES = {
+    "classical": Style(
+        tempo=(66, 126),
+        modes=(("major", 0.6), ("minor", 0.4)),
+        progressions={
+            "major": (
+                ((0, ""), (5, ""), (7, "7"), (0, "")),
+                ((0, ""), (9, "m"), (2, "m"), (7, "7")),
+                ((0, ""), (7, ""), (0, ""), (7, "7")),
+                ((0, ""), (2, "m"), (7, "7"), (0, "")),
+            ),
+            "minor": (
+                ((0, "m"), (5, "m"), (7, "7"), (0, "m")),
+                ((0, "m"), (8, ""), (5, "m"), (7, "7")),
+                ((0, "m"), (7, "7"), (0, "m"), (7, "7")),
+            ),
+        },
+        rhythms=(
+            (1, 1, 1, 1),
+            (2, 1, 1),
+            (1, 0.5, 0.5, 1, 1),
+            (1.5, 0.5, 1, 1),
+            (0.5, 0.5, 0.5, 0.5, 1, 1),
+            (2, 2),
+            (1, 1, 0.5, 0.5, 0.5, 0.5),
+            (3, 1),
+        ),
+    ),
+    "electronic": Style(
+        tempo=(116, 140),
+        modes=(("minor", 0.75), ("major", 0.25)),
+        progressions={
+            "minor": (
+                ((0, "m"), (8, ""), (3, ""), (10, "")),
+                ((0, "m"), (0, "m"), (8, ""), (10, "")),
+                ((0, "m"), (5, "m"), (8, ""), (10, "")),
+            ),
+            "major": (((9, "m"), (5, ""), (0, ""), (7, "")), ((0, ""), (9, "m"), (5, ""), (7, ""))),
+        },
+        rhythms=(
+            (0.75, 0.75, 0.5, 0.75, 0.75, 0.5),
+            (0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
+            (0.5, 0.25, 0.25, 0.5, 0.5, 0.5, 0.25, 0.25, 1),
+            (1.5, 1.5, 1),
+            (-0.5, 0.5, -0.5, 0.5, -0.5, 0.5, 0.5, 0.5),
+            (0.25, 0.25, 0.5, 0.25, 0.25, 0.5, 0.25, 0.25, 0.5, 0.5, 0.5),
+        ),
+    ),
+    "rock": Style(
+        tempo=(100, 152),
+        modes=(("mixolydian", 0.35), ("major", 0.3), ("minor", 0.35)),
+        progressions={
+            "mixolydian": (
+                ((0, ""), (10, ""), (5, ""), (0, "")),
+                ((0, ""), (0, ""), (10, ""), (5, "")),
+                ((0, ""), (5, ""), (10, ""), (0, "")),
+            ),
+            "major": _MAJOR_POP,
+            "minor": (
+                ((0, "m"), (10, ""), (8, ""), (10, "")),
+                ((0, "m"), (3, ""), (10, ""), (5, "")),
+                ((0, "m"), (8, ""), (10, ""), (0, "m")),
+            ),
+        },
+        rhythms=(
+            (1, 0.5, 0.5, 1, 1),
+            (0.5, 0.5, 0.5, 0.5, 1, 1),
+            (1.5, 0.5, 1.5, 0.5),
+            (2, 0.5, 0.5, 1),
+            (0.5, 0.5, 1, 0.5, 0.5, 1),
+            (1, 1, 2),
+            (0.5, 1, 0.5, 0.5, 1, 0.5),
+        ),
+    ),
+    "jazz": Style(
+        tempo=(96, 184),
+        modes=(("major", 0.5), ("dorian", 0.3), ("mixolydian", 0.2)),
+        progressions={
+            "major": (
+                ((2, "m7"), (7, "7"), (0, "maj7"), (0, "maj7")),
+                ((0, "maj7"), (9, "m7"), (2, "m7"), (7, "7")),
+                ((0, "maj7"), (9, "7"), (2, "m7"), (7, "7")),
+            ),
+            "dorian": (
+                ((2, "m7b5"), (7, "7"), (0, "m7"), (0, "m7")),
+                ((0, "m7"), (5, "7"), (0, "m7"), (7, "7")),
+            ),
+            "mixolydian": (((0, "7"), (5, "7"), (0, "7"), (7, "7")), ((0, "7"), (5, "7"), (0, "7"), (0, "7"))),
+        },
+        rhythms=(
+            (0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
+            (1, 0.5, 0.5, 0.5, 0.5, 1),
+            (1.5, 0.5, 1, 1),
+            (-0.5, 0.5, 0.5, 0.5, 1, -1),
+            (0.5, 1, 0.5, 0.5, 0.5, 1),
+            (-1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
+            (0.5, 0.5, 1.5, 0.5, -1),
+        ),
+        swing=True,
+    ),
+}
+
+
+class Writer:
+    """Collects notes given in beats and turns them into seconds, with swing and a human touch."""
+
+    def __init__(self, rng: np.random.Generator, tempo: int, swing: bool, seconds: float):
+        self.rng, self.beat, self.swing, self.seconds = rng, 60.0 / tempo, swing, seconds
+        self.piece = Piece()
+
+    def program(self, channel: int, program: int, volume: int, bank: int = 0) -> None:
+        self.piece.programs[channel] = (bank, program, volume)
+
+    def when(self, beats: float) -> float:
+        whole, part = divmod(beats, 1.0)
+        if self.swing and abs(part - 0.5) < 1e-6:
+            part = 2 / 3
+        return (whole + part) * self.beat
+
+    def note(self, channel: int, start: float, length: float, pitch: int, velocity: int) -> None:
+        begin = self.when(start) + (0 if start == 0 else self.rng.uniform(0, 0.008))
+        if begin >= self.seconds - 0.05:
+            return
+        end = max(self.when(start + length), begin + 0.05)
+        loudness = int(np.clip(velocity + self.rng.integers(-6, 7), 1, 127))
+        self.piece.notes.append(Note(begin, end - begin, channel, int(pitch), loudness))
+
+
+def _choose(rng: np.random.Generator, options):
+    return options[int(rng.integers(len(options)))]
+
+
+def _melody(rng, style: Style, tonic: int, mode: str, chords, bars: int, center: float):
+    """Notes of the lead as (bar, beat, length, pitch): motif A, answer B, A varied, close; chord tones on the beats."""
+    scale = [p for p in range(LOWEST, HIGHEST + 1) if (p - tonic) % 12 in SCALES[mode]]
+    motif = [_choose(rng, style.rhythms), _choose(rng, style.rhythms)]
+    answer = _choose(rng, style.rhythms)
+    at = min(range(len(scale)), key=lambda i: abs(scale[i] - center))
+    notes, remembered = [], {}
+    for bar in range(bars):
+        slot = bar % 4
+        rhythm = motif[0] if slot in (0, 2) else motif[1] if slot == 1 else answer
+        root, quality = chords[bar]
+        tones = {(tonic + root + step) % 12 for step in CHORDS[quality]}
+        contour = remembered.get(id(rhythm)) if rng.random() < 0.6 else None
+        moves, beat = [], 0.0
+        for i, length in enumerate(rhythm):
+            if length > 0:
+                if contour is not None and i < len(contour):
+                    move = contour[i]
+                else:
+                    # Small steps are the rule; a pull towards the centre keeps the line in its register.
+                    pull = np.clip((center - scale[at]) / 6, -1, 1)
+                    move = int(np.round(rng.normal(pull, 1.4)))
+                moves.append(move)
+                at = int(np.clip(at + move, 0, len(scale) - 1))
+                if beat % 1 == 0 and rng.random() < 0.8:
+                    near = [i for i in range(len(scale)) if scale[i] % 12 in tones and abs(i - at) <= 2]
+                    at = min(near, key=lambda i: (abs(i - at), i)) if near else at
+                notes.append((bar, beat, length, scale[at]))
+            else:
+                moves.append(0)
+            beat += abs(length)
+        remembered[id(rhythm)] = moves
+    return notes
+
+
+def _voicing(tonic: int, root: int, quality: str, low: int) -> list[int]:
+    """Chord tones moved into the octave that begins at `low`."""
+    return sorted(low + (tonic + root + step - low) % 12 for step in CHORDS[quality])
+
+
+def _bass_pitch(tonic: int, root: int, low: int = 33) -> int:
+    return low + (tonic + root - low) % 12
+
+
+def _classical(rng, w: Writer, tonic: int, chords, beats: int) -> None:
+    pattern = _choose(rng, ("alberti", "strings", "harp"))
+    w.program(1, {"alberti": 0, "strings": 48, "harp": 46}[pattern], 72)
+    w.program(2, 42, 76)
+    if pattern != "strings" and rng.random() < 0.5:
+        w.program(3, 48, 50)
+    for bar, (root, quality) in enumerate(chords):
+        start, voicing = bar * beats, _voicing(tonic, root, quality, 52)
+        if pattern == "strings":
+            for pitch in voicing:
+                w.note(1, start, beats * 0.98, pitch, 68)
+        else:
+            low, high, *middle = voicing[0], voicing[-1], *voicing[1:-1]
+            figure = [low, high, middle[0] if middle else low, high]
+            steps = figure if pattern == "alberti" else [*voicing, voicing[0] + 12, *voicing[:0:-1]]
+            for i in range(beats * 2):
+                w.note(1, start + i / 2, 0.5, steps[i % len(steps)], 62)
+        if 3 in w.piece.programs:
+            for pitch in voicing:
+                w.note(3, start, beats * 0.98, pitch, 60)
+        w.note(2, start, beats * 0.95, _bass_pitch(tonic, root, 36), 72)
+
+
+def _electronic(rng, w: Writer, tonic: int, chords, beats: int) -> None:
+    w.program(1, int(_choose(rng, (89, 90, 50))), 60)
+    w.program(2, int(_choose(rng, (38, 39))), 92)
+    w.program(3, int(_choose(rng, (80, 90))), 56)
+    w.program(DRUM_CHANNEL, int(_choose(rng, (24, 25))), 96, bank=128)
+    arpeggio, offbeat_bass = rng.random() < 0.6, rng.random() < 0.5
+    for bar, (root, quality) in enumerate(chords):
+        start, voicing, bass = bar * beats, _voicing(tonic, root, quality, 55), _bass_pitch(tonic, root)
+        for pitch in voicing:
+            w.note(1, start, beats * 0.98, pitch, 70)
+        for i in range(beats * 2):
+            if not offbeat_bass or i % 2:
+                w.note(2, start + i / 2, 0.4, bass, 96)
+        if arpeggio:
+            for i in range(beats * 4):
+                w.note(3, start + i / 4, 0.22, voicing[i % len(voicing)] + (12 if i % 8 > 4 else 0), 62)
+        for beat in range(beats):
+            w.note(DRUM_CHANNEL, start + beat, 0.25, KICK, 116)
+            w.note(DRUM_CHANNEL, start + beat + 0.5, 0.25, OPEN_HAT if beat % 2 else CLOSED_HAT, 78)
+            if beat % 2:
+                w.note(DRUM_CHANNEL, start + beat, 0.25, CLAP, 92)
+
+
+def _rock(rng, w: Writer, tonic: int, chords, beats: int) -> None:
+    w.program(1, int(_choose(rng, (29, 30))), 58)
+    w.program(2, int(_choose(rng, (33, 34))), 92)
+    w.program(DRUM_CHANNEL, int(_choose(rng, (0, 16))), 100, bank=128)
+    chug, kicks = rng.random() < 0.6, _choose(rng, ((0, 2), (0, 1.5, 2), (0, 2, 2.5), (0, 0.5, 2)))
+    cymbal = RIDE if rng.random() < 0.25 else CLOSED_HAT
+    for bar, (root, _) in enumerate(chords):
+        start, low = bar * beats, 40 + (tonic + root - 40) % 12
+        for i in range(beats * 2 if chug else 2):
+            length = 0.45 if chug else beats / 2
+            for pitch in (low, low + 7, low + 12):
+                w.note(1, start + (i / 2 if chug else i * beats / 2), length, pitch, 88)
+        for i in range(beats * 2):
+            w.note(2, start + i / 2, 0.45, _bass_pitch(tonic, root, 28), 96)
+            w.note(DRUM_CHANNEL, start + i / 2, 0.25, cymbal, 84 if i % 2 == 0 else 66)
+        for beat in kicks:
+            w.note(DRUM_CHANNEL, start + beat, 0.25, KICK, 116)
+        for beat in (1, 3):
+            w.note(DRUM_CHANNEL, start + beat, 0.25, SNARE, 114)
+        if bar % 4 == 0:
+            w.note(DRUM_CHANNEL, start, 1, CRASH, 92)
+
+
+def _jazz(rng, w: Writer, tonic: int, chords, beats: int) -> None:
+    w.program(1, int(_choose(rng, (0, 26, 4))), 68)
+    w.program(2, 32, 104)
+    w.program(DRUM_CHANNEL, int(_choose(rng, (32, 40))), 92, bank=128)
+    comps = ((0, 1.5), (1.5, 3.5), (0.5, 2), (1, 2.5))
+    for bar, (root, quality) in enumerate(chords):
+        start, voicing = bar * beats, _voicing(tonic, root, quality, 53)
+        following = chords[(bar + 1) % len(chords)][0]
+        low, target = _bass_pitch(tonic, root), _bass_pitch(tonic, following)
+        third = low + CHORDS[quality][1]
+        fifth = low + CHORDS[quality][2]
+        # Walk root, third, fifth, then approach the next root by a semitone.
+        for beat, pitch in enumerate((low, third, fifth, target + (1 if fifth > target else -1))):
+            w.note(2, start + beat, 0.9, pitch, 98)
+        for beat in _choose(rng, comps):
+            for pitch in voicing:
+                w.note(1, start + beat, 0.45, pitch, 72)
+        for beat in range(beats):
+            w.note(DRUM_CHANNEL, start + beat, 0.5, RIDE, 88)
+            if beat % 2:
+                w.note(DRUM_CHANNEL, start + beat + 0.5, 0.25, RIDE, 68)
+                w.note(DRUM_CHANNEL, start + beat, 0.25, PEDAL_HAT, 80)
+        if rng.random() < 0.3:
+            w.note(DRUM_CHANNEL, start + 2.5, 0.25, RIM, 70)
+
+
+ACCOMPANIMENTS = {"classical": _classical, "electronic": _electronic, "rock": _rock, "jazz": _jazz}
+
+
+def compose(seed: tuple[int, ...], genre: str, instrument: str, kind: str, seconds: float) -> Piece:
+    """A piece of `seconds` seconds. The same seed with another lead instrument gives the same notes.
+
+    `kind` is "solo" (the lead alone; `genre` then only flavours its rhythm and harmony) or "band".
+    """
+    rng = np.random.default_rng(seed)
+    style = STYLES[genre]
+    names, weights = zip(*style.modes)
+    mode = str(rng.choice(names, p=weights))
+    tempo = int(rng.integers(style.tempo[0], style.tempo[1] + 1))
+    tonic = int(rng.integers(12))
+    center = float(rng.choice((66, 71, 76)))
+    beats = 4
+    bars = int(np.ceil(seconds * tempo / 60 / beats))
+    progression = _choose(rng, style.progressions[mode])
+    chords = [progression[bar % len(progression)] for bar in range(bars)]
+    melody = _melody(rng, style, tonic, mode, chords, bars, center)
+    w = Writer(np.random.default_rng((*seed, 1)), tempo, style.swing, seconds)
+    w.program(0, INSTRUMENTS[instrument], 112)
+    for bar, beat, length, pitch in melody:
+        w.note(0, bar * beats + beat, length * 0.95, pitch, 100)
+    if kind == "band":
+        ACCOMPANIMENTS[genre](np.random.default_rng((*seed, 2)), w, tonic, chords, beats)
+    lead = [n.pitch for n in w.piece.notes if n.channel == 0]
+    w.piece.labels = {
+        "kind": kind,
+        "genre": genre,
+        "instrument": instrument,
+        "tempo": tempo,
+        "tonic": TONICS[tonic],
+        "mode": mode,
+        "lowest": min(lead),
+        "highest": max(lead),
+        "register": "low" if center < 70 else "high" if center > 72 else "middle",
+    }
+    return w.piece

@@ -1,0 +1,172 @@
+"""The independent judge: small classifiers of instrument and genre, trained on other sound fonts and other melodies.
+
+Features are pooled statistics of a log-mel spectrogram, exactly as written in `DEFINITION`, so that any language can compute
+them; a classifier is standardisation and one hidden layer. They are saved as judge.safetensors and judge.json.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .codec import mel_filters
+from .compose import GENRES, INSTRUMENTS
+from .render import open_audio, plan, read_labels
+from .settings import Settings, write_json
+
+SIZE, STEP, BANDS, FLOOR = 2048, 640, 64, 1e-4
+POOLS = ("mean", "deviation", "change", "onset", "slow_change")
+DEFINITION = {
+    "sample_rate": 32000,
+    "steps": [
+        "divide the mono waveform by its root mean square (plus 1e-6)",
+        f"frames of {SIZE} samples every {STEP}, from sample 0, no padding, periodic Hann window divided by {SIZE // 4}",
+        "power spectrum: squared magnitude of the real Fourier transform",
+        f"mel: {BANDS} triangular filters, equally spaced from 30 Hz to 16 kHz on 2595*log10(1+f/700), each summing to 1; "
+        "one that holds no bin takes the nearest bin of its centre",
+        f"L[t, band] = ln(mel + {FLOOR})",
+        "mean over t; population standard deviation over t; mean of |L[t+1]-L[t]|; mean of max(L[t+1]-L[t], 0)^2 square-rooted; "
+        "mean of |L[t+8]-L[t]|: five pools of all bands, concatenated in this order",
+        "x = (features - centre) / scale; hidden = relu(x W1^T + b1); logits = hidden W2^T + b2",
+    ],
+    "classes": {"instrument": list(INSTRUMENTS), "genre": list(GENRES)},
+}
+TASKS = {"instrument": ("solo", tuple(INSTRUMENTS)), "genre": ("band", GENRES)}
+
+
+class Features:
+    """Computes the features [5 * BANDS] of a waveform [N] in -1 to 1."""
+
+    def __init__(self):
+        self.window = torch.hann_window(SIZE) / (SIZE // 4)
+        self.filters = mel_filters(BANDS, SIZE, DEFINITION["sample_rate"])
+
+    def __call__(self, audio: np.ndarray) -> Tensor:
+        wave = torch.from_numpy(np.ascontiguousarray(audio, np.float32))
+        wave = wave / (wave.square().mean().sqrt() + 1e-6)
+        power = torch.fft.rfft(wave.unfold(0, SIZE, STEP) * self.window).abs().square()
+        levels = (power @ self.filters.T + FLOOR).log()  # [frames, bands]
+        change, slow = levels[1:] - levels[:-1], levels[8:] - levels[:-8]
+        pools = (levels.mean(0), levels.std(0, correction=0), change.abs().mean(0), change.relu().square().mean(0).sqrt(), slow.abs().mean(0))
+        return torch.cat(pools)
+
+
+class Classifier(nn.Module):
+    def __init__(self, classes: int, hidden: int = 64):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(len(POOLS) * BANDS))
+        self.register_buffer("scale", torch.ones(len(POOLS) * BANDS))
+        self.first, self.second = nn.Linear(len(POOLS) * BANDS, hidden), nn.Linear(hidden, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.second(self.first((features - self.centre) / self.scale).relu())
+
+
+def augmented(features: Tensor, generator: torch.Generator) -> Tensor:
+    """Features as other equipment would give them: a smooth random equalisation moves the mean levels; all else gets noise."""
+    knots = torch.randn(len(features), 1, 6, generator=generator) * 0.8
+    curve = F.interpolate(knots, BANDS, mode="linear", align_corners=True)[:, 0]
+    out = features.clone()
+    out[:, :BANDS] += curve
+    stretch = 1 + 0.15 * torch.randn(len(features), len(POOLS), generator=generator).repeat_interleave(BANDS, 1)
+    out[:, BANDS:] *= stretch[:, BANDS:]
+    return out
+
+
+def fit(features: Tensor, targets: Tensor, classes: int, seed: int) -> Classifier:
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = Classifier(classes)
+    model.centre.copy_(features.mean(0))
+    model.scale.copy_(features.std(0) + 0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
+    for step in range(1500):
+        rows = torch.randint(len(features), (64,), generator=generator)
+        x = augmented(features[rows], generator)
+        x = x + model.scale * 0.3 * torch.randn(x.shape, generator=generator)
+        loss = F.cross_entropy(model(x), targets[rows], label_smoothing=0.05)
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - step / 1500)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def degraded(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The clip with broadband noise 20 to 60 dB below it, as a codec leaves some."""
+    level = np.sqrt(np.mean(audio**2)) * 10 ** (-rng.uniform(20, 60) / 20)
+    return audio + rng.standard_normal(len(audio)).astype(np.float32) * level
+
+
+def features_of(split: str, settings: Settings, noise: bool) -> Tensor:
+    """Features of all clips of a split [clips, 5 * BANDS], cached."""
+    path = settings.work / "judge" / f"{split}{'.noise' if noise else ''}.pt"
+    if path.exists():
+        return torch.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compute, audio, rng = Features(), open_audio(split, settings), np.random.default_rng((settings.seed, 13))
+    rows = []
+    for index in range(len(plan(split, settings))):
+        clip = audio[index].astype(np.float32) / 32768
+        rows.append(compute(degraded(clip, rng) if noise else clip))
+    torch.save(torch.stack(rows), path)
+    return torch.stack(rows)
+
+
+def select(split: str, task: str, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Row numbers and class numbers of the clips of a split that a task is about."""
+    kind, names = TASKS[task]
+    rows = [(row["index"], names.index(row[task])) for row in read_labels(split, settings) if row["kind"] == kind]
+    indices, targets = zip(*rows)
+    return torch.tensor(indices), torch.tensor(targets)
+
+
+class Judge:
+    """Both classifiers, loaded from a folder."""
+
+    def __init__(self, folder):
+        tensors = load_file(folder / "judge.safetensors")
+        self.compute, self.models = Features(), {}
+        for task, (_, names) in TASKS.items():
+            model = Classifier(len(names))
+            model.load_state_dict({k.removeprefix(f"{task}."): v for k, v in tensors.items() if k.startswith(f"{task}.")})
+            self.models[task] = model.eval()
+
+    @torch.no_grad()
+    def __call__(self, audio: np.ndarray) -> dict[str, str]:
+        features = self.compute(audio)[None]
+        return {task: TASKS[task][1][int(model(features).argmax())] for task, model in self.models.items()}
+
+
+def run(settings: Settings) -> None:
+    torch.set_num_threads(settings.threads)
+    folder = settings.work / "judge"
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, report = {}, {}
+    for task, (kind, names) in TASKS.items():
+        features, targets = [], []
+        for split in ("judge", "judge2"):
+            rows, found = select(split, task, settings)
+            for noise in (False, True):
+                features.append(features_of(split, settings, noise)[rows])
+                targets.append(found)
+        x, y = torch.cat(features), torch.cat(targets)
+        rows, wanted = select("heldout", task, settings)
+        test = features_of("heldout", settings, False)[rows]
+        model = fit(x, y, len(names), settings.seed)
+        with torch.no_grad():
+            guess = model(test).argmax(1)
+            report[task] = {
+                "own_fonts": round(float((model(x).argmax(1) == y).float().mean()), 4),
+                "training_font_unseen_melodies": round(float((guess == wanted).float().mean()), 4),
+                "by_class": {n: round(float((guess[wanted == i] == i).float().mean()), 3) for i, n in enumerate(names)},
+                "clips": len(wanted),
+            }
+        tensors.update({f"{task}.{name}": value.contiguous() for name, value in model.state_dict().items()})
+    save_file(tensors, folder / "judge.safetensors")
+    write_json(folder / "judge.json", {**DEFINITION, "accuracy": report})
+    print(report)
