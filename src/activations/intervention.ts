@@ -44,3 +44,23 @@ export async function withIntervention<Result>(
     run.end();
   }
 }
+
+/** Several interventions as one: each acts on what the ones before it left. */
+export function joinInterventions(interventions: readonly Intervention[]): Intervention {
+  const [first] = interventions;
+  if (first && interventions.length === 1) return first;
+  return {
+    record: { joined: interventions.map(({ record }) => record) },
+    begin: (plan) => {
+      const runs: InterventionRun[] = [];
+      const end = (): void => runs.forEach((run) => run.end());
+      try {
+        for (const intervention of interventions) runs.push(intervention.begin(plan));
+      } catch (error) {
+        end();
+        throw error;
+      }
+      return { hooks: runs.flatMap(({ hooks }) => hooks), end };
+    },
+  };
+}

@@ -1,8 +1,13 @@
 import { Command } from "commander";
 
+import { joinInterventions } from "../activations/intervention.js";
 import { readWav } from "../audio/wav.js";
+import { UsageError } from "../errors.js";
 import type { Generation } from "../musicgen.js";
 import { MusicGen } from "../musicgen.js";
+import { readSteering, type SteeringFiles } from "../steering/files.js";
+import { withStrength } from "../steering/spec.js";
+import { steer } from "../steering/steering.js";
 import { checkWritable, saveClips } from "./clips.js";
 import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber } from "./options.js";
 import { duration, printResult, ProgressLine } from "./output.js";
@@ -24,6 +29,8 @@ interface Options {
   readonly seed?: number;
   readonly count?: number;
   readonly promptAudio?: string;
+  readonly steer?: readonly string[];
+  readonly strength?: number;
 }
 
 /** `tonearm generate`: text to music. */
@@ -56,6 +63,8 @@ export function generateCommand(): Command {
     )
     .option("--count <n>", "how many clips (default: 1)", parseNumber("--count"))
     .option("--prompt-audio <in.wav>", "a sound to continue")
+    .option("--steer <spec.json...>", "steer its activations as these specs say (`tonearm steer-spec` makes one)")
+    .option("--strength <s>", "instead of every strength of the specs", parseNumber("--strength"))
     .addOption(modelOption())
     .addOption(backendOption())
     .addOption(jsonOption())
@@ -67,16 +76,19 @@ async function run(text: string | undefined, options: Options): Promise<void> {
   const outputs = [options.output, ...(options.codes === undefined ? [] : [options.codes])];
   await checkWritable(outputs);
   const promptAudio = options.promptAudio === undefined ? undefined : await readWav(options.promptAudio);
+  const specs = await readSpecs(options);
   const model = await MusicGen.load(modelDirectory(options.model), { backend: options.backend });
   const progress = new ProgressLine(options.json !== true);
   const interrupt = new AbortController();
   const stop = (): void => interrupt.abort();
   process.once("SIGINT", stop); // a second Ctrl-C ends the process at once
   try {
+    const steering = joinInterventions(specs.map(({ spec, vectors }) => steer(model, spec, vectors)));
     const generation = await model.generate({
       ...options,
       text,
       promptAudio,
+      ...(specs.length > 0 ? { steering } : {}),
       signal: interrupt.signal,
       onProgress: ({ stage, done, total }) => progress.update(stage, done, total),
     });
@@ -88,6 +100,18 @@ async function run(text: string | undefined, options: Options): Promise<void> {
     progress.finish();
     await model.dispose();
   }
+}
+
+async function readSpecs({ steer: files = [], strength }: Options): Promise<readonly SteeringFiles[]> {
+  if (strength !== undefined && files.length === 0) {
+    throw new UsageError({
+      asked: `--strength ${strength}`,
+      found: "no steering that it could be the strength of",
+      todo: "Give a spec with --steer",
+    });
+  }
+  const read = await Promise.all(files.map(readSteering));
+  return strength === undefined ? read : read.map((one) => ({ ...one, spec: withStrength(one.spec, strength) }));
 }
 
 function report(generation: Generation, files: readonly string[], elapsed: number, options: Options): void {

@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander";
 
 import { VERSION } from "../version.js";
+import { captureCommand } from "./capture.js";
 import { decodeCommand } from "./decode.js";
 import { demoCommand } from "./demo.js";
 import { doctorCommand } from "./doctor.js";
@@ -9,6 +10,7 @@ import { encodeCommand } from "./encode.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { reportError } from "./output.js";
+import { steerSpecCommand } from "./steer-spec.js";
 
 /**
  * The command line. Every command parses its options, calls the library and prints what it did.
@@ -25,9 +27,11 @@ async function main(): Promise<void> {
     generateCommand(),
     encodeCommand(),
     decodeCommand(),
+    captureCommand(),
     inspectCommand(),
     doctorCommand(),
     demoCommand(),
+    steerSpecCommand(),
   ]) {
     program.addCommand(command.copyInheritedSettings(program));
   }
