@@ -5,7 +5,8 @@ import type { EncodecConfig } from "./config.js";
 /**
  * Long signals in pieces. Between LSTM and waveform SEANet is made of convolutions, whose output depends on a few frames
  * around it; so a piece computed with those frames as context, which are then cut off, is the same as that piece of the
- * whole, and the memory needed no longer grows with the length.
+ * whole, and the memory needed no longer grows with the length. On the cpu, wasm and native backends it is the same to
+ * the last bit, so watching a layer, for which the whole is computed, changes nothing.
  */
 
 /** Frames `start` to `end` of a result, to be computed from frames `from` to `to`. */

@@ -24,7 +24,7 @@ import {
 
 const ALL_TAPS: Taps = { wants: () => true };
 
-describeOnEachBackend("EnCodec", () => {
+describeOnEachBackend("EnCodec", (backend) => {
   describe.each(["mono", "stereo", "melody"])("computes what transformers 5.18.0 computes: %s", (kind) => {
     const expected = golden(kind);
     let codec: LoadedCodec;
@@ -174,7 +174,9 @@ describeOnEachBackend("EnCodec", () => {
     });
   });
 
-  describe("computes long signals in pieces, with the result of the whole", () => {
+  describe("computes long signals in pieces, with the result of the whole, bit for bit on our own backends", () => {
+    // TensorFlow may sum in another order for another length.
+    const rounding = backend.startsWith("tensorflow") ? 1e-6 : 0;
     const geometries: [string, () => Promise<LoadedCodec>][] = [
       ["a fixture's", () => loadFixtureCodec("mono")],
       ["one with wide dilations", loadOddCodec],
@@ -190,12 +192,12 @@ describeOnEachBackend("EnCodec", () => {
       expect([...pieced.seen.keys()]).toEqual([LATENT_SITE]);
       expect(at(whole.seen, first).shape).toEqual([1, samples, filters]);
       const latent = at(whole.seen, LATENT_SITE);
-      expect(await at(pieced.seen, LATENT_SITE).data()).toBeAllClose(await latent.data(), { within: 1e-6 });
+      expect(await at(pieced.seen, LATENT_SITE).data()).toBeAllClose(await latent.data(), { within: rounding });
 
       const audio = watch(decode(codec, whole.result, { wants: (site) => site === last })).result;
       const joined = complete(decode(codec, pieced.result));
       expect(joined.shape).toEqual([1, (3 * PIECE_FRAMES + 1) * hop]);
-      expect(await joined.data()).toBeAllClose(await audio.data(), { within: 1e-6 });
+      expect(await joined.data()).toBeAllClose(await audio.data(), { within: rounding });
       disposeTree(codec.weights);
     });
   });
