@@ -11,6 +11,8 @@ import {
   disposeKeyValues,
   EMPTY_CACHE,
   extendCache,
+  mergeHeads,
+  splitHeads,
   type AttentionMask,
   type KeyValueCache,
   type KeyValues,
@@ -101,7 +103,7 @@ export function textMemory(
   const blocks = weights.blocks.flatMap(({ crossAttn }) => {
     if (crossAttn === undefined) return [];
     const kv = linear(states, crossAttn.kv); // [Rc, S, 2D]
-    const [keys, values] = splitHeads(kv, 2, config);
+    const [keys, values] = splitHeads(kv, 2, config.heads);
     kv.dispose();
     return keys && values ? [{ keys, values }] : [];
   });
@@ -253,7 +255,7 @@ function* selfAttention(weights: BlockWeights, x: tf.Tensor3D, owner: Owner, run
   const name = `blocks.${layer}.attn`;
   const normalized = yield* normalize(weights.ln1, x, `blocks.${layer}.ln1`, owner, taps);
   const qkv = owner.own(linear(normalized, weights.attn.qkv)); // [R, T, 3D]
-  const [q, k, v] = splitHeads(qkv, 3, config).map((heads) => owner.own(heads));
+  const [q, k, v] = splitHeads(qkv, 3, config.heads).map((heads) => owner.own(heads));
   if (!q || !k || !v) throw new RangeError("q, k and v come in threes");
   const queries = yield* announceHeads(taps, owner, `${name}.hook_q`, q);
   const added: KeyValues = {
@@ -286,7 +288,9 @@ function* crossAttention(weights: BlockWeights, x: tf.Tensor3D, owner: Owner, ru
 
   const reading = rows === memory.rows ? x : owner.own(tf.slice(x, [0, 0, 0], [memory.rows, positions, width])); // [Rc, T, D]
   const normalized = yield* normalize(ln2, reading, `blocks.${layer}.ln2`, owner, taps);
-  const q = owner.run(() => toHeads(linear(normalized, crossAttn.q), run.config)); // [Rc, H, T, Dh]
+  const joined = owner.own(linear(normalized, crossAttn.q)); // [Rc, T, D]
+  const [q] = splitHeads(joined, 1, run.config.heads).map((heads) => owner.own(heads)); // [Rc, H, T, Dh]
+  if (!q) throw new RangeError("one part was asked for");
   const queries = yield* announceHeads(taps, owner, `${name}.hook_q`, q);
   const read: KeyValues = {
     keys: yield* announceHeads(taps, owner, `${name}.hook_k`, keyValues.keys),
@@ -344,10 +348,9 @@ function* attention(
       values = owner.run(() => tf.add(clean, attentionValues(tf.sub(edited, pattern), segments)));
     }
   }
-  const [rows, , positions] = values.shape;
   const z = yield* announceHeads(taps, owner, `${name}.hook_z`, values);
-  const merged = owner.run(() => tf.reshape(tf.transpose(z, [0, 2, 1, 3]), [rows, positions, -1])); // [R, T, D]
-  const out = owner.own(linear(merged as tf.Tensor3D, projection)); // [R, T, D]
+  const merged = owner.own(mergeHeads(z)); // [R, T, D]
+  const out = owner.own(linear(merged, projection)); // [R, T, D]
   if (!taps.wants(`${name}.hook_result`)) return out;
   const result = owner.own(headResults(z, projection)); // [R, T, H, D]
   const edited = yield* announce(taps, owner, `${name}.hook_result`, result);
@@ -417,17 +420,4 @@ function* announceHeads(taps: Taps, owner: Owner, site: string, heads: tf.Tensor
   const shown = owner.run(() => tf.transpose(heads, [0, 2, 1, 3])); // [R, T, H, Dh]
   const edited = yield* announce(taps, owner, site, shown);
   return edited === shown ? heads : owner.run(() => tf.transpose(edited, [0, 2, 1, 3])); // [R, H, T, Dh]
-}
-
-/** Splits [R, T, n·D] into n tensors [R, H, T, Dh], owned by the caller. */
-function splitHeads(joined: tf.Tensor3D, parts: number, config: DecoderConfig): tf.Tensor4D[] {
-  return tf.tidy(() => tf.split<tf.Tensor3D>(joined, parts, -1).map((part) => toHeads(part, config)));
-}
-
-/** [R, T, D] → [R, H, T, Dh], owned by the caller. */
-function toHeads(x: tf.Tensor3D, { heads, headWidth }: DecoderConfig): tf.Tensor4D {
-  const [rows, positions] = x.shape;
-  return tf.tidy(
-    () => tf.transpose<tf.Tensor4D>(tf.reshape(x, [rows, positions, heads, headWidth]), [0, 2, 1, 3]), // [R, H, T, Dh]
-  );
 }

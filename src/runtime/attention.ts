@@ -1,6 +1,6 @@
 import * as tf from "@tensorflow/tfjs-core";
 
-import { hasFused, runFused } from "./fused.js";
+import { hasFused, runFused, runFusedMany } from "./fused.js";
 
 /**
  * Attention over a cache of keys and values. Shapes: R rows, H heads, T query positions, T' key positions, Dh head width.
@@ -84,6 +84,33 @@ export function disposeKeyValues({ keys, values }: KeyValues): void {
 /** Frees a cache. */
 export function disposeCache(cache: KeyValueCache): void {
   cache.segments.forEach(disposeKeyValues);
+}
+
+/**
+ * Splits [R, T, n·D] into n tensors of heads.
+ *
+ * @returns n × [R, H, T, Dh], owned by the caller.
+ */
+export function splitHeads(joined: tf.Tensor3D, parts: number, heads: number): readonly tf.Tensor4D[] {
+  if (hasFused("TonearmSplitHeads")) {
+    return runFusedMany("TonearmSplitHeads", { x: joined }, { parts, heads }) as readonly tf.Tensor4D[];
+  }
+  const [rows, positions, width] = joined.shape;
+  return tf.tidy(() =>
+    tf.split(joined, parts, -1).map((part) => {
+      const perHead = tf.reshape(part, [rows, positions, heads, width / parts / heads]); // [R, T, H, Dh]
+      return tf.transpose<tf.Tensor4D>(perHead as tf.Tensor4D, [0, 2, 1, 3]); // [R, H, T, Dh]
+    }),
+  );
+}
+
+/** Heads side by side again: [R, H, T, Dh] → [R, T, D], owned by the caller. */
+export function mergeHeads(heads: tf.Tensor4D): tf.Tensor3D {
+  if (hasFused("TonearmMergeHeads")) return runFused("TonearmMergeHeads", { x: heads }) as tf.Tensor3D;
+  const [rows, count, positions, headWidth] = heads.shape;
+  return tf.tidy(
+    () => tf.reshape<tf.Rank.R3>(tf.transpose(heads, [0, 2, 1, 3]), [rows, positions, count * headWidth]), // [R, T, D]
+  );
 }
 
 /** Which keys a query may attend to, as an additive mask that broadcasts over [R, H, T, T']; undefined: all of them. */

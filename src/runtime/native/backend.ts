@@ -4,6 +4,7 @@ import { MathBackendCPU } from "@tensorflow/tfjs-backend-cpu";
 import { STORAGE, type Addon } from "./addon.js";
 import { GrowingData, GrowingStore, WeightData } from "./data.js";
 import { BufferPool } from "./pool.js";
+import { SlotStorage } from "./slots.js";
 
 /** A tensor that a kernel is about to fill. */
 export interface Output<Values> {
@@ -24,6 +25,7 @@ export class NativeBackend extends MathBackendCPU {
 
   constructor(addon: Addon) {
     super();
+    this.data = new SlotStorage(this);
     this.addon = addon;
   }
 
@@ -31,7 +33,7 @@ export class NativeBackend extends MathBackendCPU {
   override write(values: tf.backend_util.BackendValues, _shape: number[], dtype: tf.DataType): tf.DataId {
     // Some kernels of the cpu backend return a view of their input's memory.
     if (ArrayBuffer.isView(values)) this.pool.share(values);
-    const dataId = {};
+    const dataId = newDataId();
     this.data.set(dataId, { values, dtype, refCount: 1 });
     return dataId;
   }
@@ -103,7 +105,7 @@ export class NativeBackend extends MathBackendCPU {
   }
 
   #register(values: Float32Array | Int32Array, shape: number[], dtype: tf.DataType): tf.TensorInfo {
-    const dataId = {};
+    const dataId = newDataId();
     this.data.set(dataId, { values, dtype, refCount: 1 });
     return { dataId, shape, dtype };
   }
@@ -125,7 +127,7 @@ export class NativeBackend extends MathBackendCPU {
   linearWeight(parts: readonly Float32Array[], inputs: number, storage: number): tf.TensorInfo {
     const outputs = parts.reduce((sum, part) => sum + part.length / inputs, 0);
     const handle = this.addon.makeWeight(parts, inputs, storage);
-    const dataId = {};
+    const dataId = newDataId();
     this.data.set(dataId, new WeightData(this.addon, handle, inputs, outputs));
     return { dataId, shape: [inputs, outputs], dtype: "float32" };
   }
@@ -140,8 +142,13 @@ export class NativeBackend extends MathBackendCPU {
 
   /** A tensor [R, H, count, Dh] that shares `store`. */
   growingOutput(store: GrowingStore, shape: number[], count: number): tf.TensorInfo {
-    const dataId = {};
+    const dataId = newDataId();
     this.data.set(dataId, new GrowingData(this.addon, store, count, tf.util.sizeFromShape(shape)));
     return { dataId, shape, dtype: "float32" };
   }
+}
+
+/** Made with its slot, so that all data ids look alike to the JavaScript engine. */
+function newDataId(): tf.DataId {
+  return { slot: undefined };
 }

@@ -94,7 +94,61 @@ function maskOf(
   return { row: r === 1 ? 0 : t * keys, query };
 }
 
+/**
+ * Heads of [R, T, n·D] as n tensors [R, H, T, Dh]. Input: x. Attributes: parts, heads.
+ */
+function splitHeads(call: KernelCall): TensorInfo[] {
+  const { backend } = call;
+  const x = call.input("x");
+  const [parts, heads] = [call.number("parts"), call.number("heads")];
+  const [rows = 0, positions = 0, joined = 0] = x.shape;
+  const width = joined / parts;
+  const source = backend.floats(x);
+  const axes = headAxes(rows, heads, positions, width / heads, { joined, part: width });
+  return Array.from({ length: parts }, (_, part) => {
+    const y = backend.floatOutput([rows, heads, positions, width / heads]);
+    backend.addon.copy(source, part * width, y.values, 0, axes);
+    return y.info;
+  });
+}
+
+/** Heads side by side: [R, H, T, Dh] → [R, T, H·Dh]. Input: x. */
+function mergeHeads(call: KernelCall): TensorInfo {
+  const { backend } = call;
+  const x = call.input("x");
+  const [rows = 0, heads = 0, positions = 0, headWidth = 0] = x.shape;
+  const width = heads * headWidth;
+  if (positions === 1) return backend.reshaped(x, [rows, 1, width]);
+  const y = backend.floatOutput([rows, positions, width]);
+  const axes = Int32Array.of(
+    ...[rows, positions * width, positions * width],
+    ...[heads, positions * headWidth, headWidth],
+    ...[positions, headWidth, width],
+    ...[headWidth, 1, 1],
+  );
+  backend.addon.copy(backend.floats(x), 0, y.values, 0, axes);
+  return y.info;
+}
+
+/** Axes of a copy from [R, T, joined] to [R, H, T, Dh]. */
+function headAxes(
+  rows: number,
+  heads: number,
+  positions: number,
+  headWidth: number,
+  { joined, part }: { readonly joined: number; readonly part: number },
+): Int32Array {
+  return Int32Array.of(
+    ...[rows, positions * joined, positions * part],
+    ...[heads, headWidth, positions * headWidth],
+    ...[positions, joined, headWidth],
+    ...[headWidth, 1, 1],
+  );
+}
+
 export const ATTENTION_KERNELS: readonly NativeKernel[] = [
+  { name: "TonearmSplitHeads", run: splitHeads },
+  { name: "TonearmMergeHeads", run: mergeHeads },
   { name: "TonearmExtend", run: extend },
   { name: "TonearmAttention", run: attention },
 ];
