@@ -339,8 +339,8 @@ function requireBudget({ bytes, rows, sites }: CaptureEstimate, budget: number):
   }
   if (bytes <= budget) return;
   throw new MemoryError({
-    asked: `capture ${rows} rows of ${sites} sites`,
-    found: `they take ${gib(bytes)} on disk, and the budget is ${gib(budget)}`,
+    asked: `capture ${rows} rows of ${sites} ${sites === 1 ? "site" : "sites"}`,
+    found: `they take ${size(bytes)} on disk, and the budget is ${size(budget)}`,
     todo: "Choose fewer sites, a reduction (mean, last, windows, moments), float16 or shards, or raise the budget",
   });
 }
@@ -355,11 +355,13 @@ async function requireSpace(
   if (needed <= free) return;
   throw new MemoryError({
     asked: `capture ${left} ${left === 1 ? "clip" : "clips"} into ${where}`,
-    found: `they take ${gib(needed)}, and its disk has ${gib(free)} left`,
+    found: `they take ${size(needed)}, and its disk has ${size(free)} left`,
     todo: "Free some space, or choose another disk, fewer sites, a reduction or float16",
   });
 }
 
-function gib(bytes: number): string {
-  return `${(bytes / 2 ** 30).toPrecision(3)} GiB`;
+function size(bytes: number): string {
+  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const power = bytes < 1 ? 0 : Math.min(units.length - 1, Math.floor(Math.log2(bytes) / 10));
+  return `${Math.round((10 * bytes) / 1024 ** power) / 10} ${units[power] ?? ""}`;
 }

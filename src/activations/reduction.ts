@@ -96,7 +96,7 @@ function windows(
     const until = from + window;
     const first = Math.max(complete.first, 1 + Math.ceil(from * frameRate - TOLERANCE));
     const last = Math.min(complete.last, Math.ceil(until * frameRate - TOLERANCE));
-    if (last >= first) return { window: index, first, last, seconds: [from, until] };
+    if (last >= first) return { window: index, first, last, seconds: [exact(from), exact(until)] };
     throw new UsageError({
       asked: `window ${index} of ${what}, ${round(from)} … ${round(until)} s`,
       found: "no position in it carries a frame in every codebook",
@@ -106,6 +106,11 @@ function windows(
 }
 
 const TOLERANCE = 1e-6; // seconds · frame rate this close to a whole number is meant to be one
+
+/** 0.1 + 0.2 is meant to be 0.3. */
+function exact(seconds: number): number {
+  return Number(seconds.toFixed(9));
+}
 
 function round(seconds: number): number {
   return Math.round(seconds * 1000) / 1000;

@@ -379,8 +379,14 @@ function concatenate64(parts: readonly Float64Array[]): Float64Array {
   return all;
 }
 
+/** One line for each setting, and one for each entry of a table. */
 function toJson(index: CaptureIndex): string {
-  return `${JSON.stringify(index, null, 1)}\n`;
+  const fields = Object.entries(index).map(([name, value]: [string, unknown]) => {
+    const entries = Array.isArray(value) ? value.map((entry: unknown) => `  ${JSON.stringify(entry)}`) : [];
+    const text = entries.length > 0 ? `[\n${entries.join(",\n")}\n ]` : JSON.stringify(value);
+    return ` ${JSON.stringify(name)}: ${text}`;
+  });
+  return `{\n${fields.join(",\n")}\n}\n`;
 }
 
 async function makeFolder(directory: string): Promise<void> {

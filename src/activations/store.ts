@@ -382,10 +382,19 @@ export async function readShards(directory: string, index: CaptureIndex): Promis
 /** The names of the settings in which two captures differ, with both values. */
 export function settingsThatDiffer(a: CaptureSettings, b: CaptureSettings): readonly string[] {
   const names = Object.keys({ ...a, ...b }) as (keyof CaptureSettings)[];
-  return names
-    .map((name) => [name, JSON.stringify(a[name]), JSON.stringify(b[name])] as const)
-    .filter(([, left, right]) => left !== right)
-    .map(([name, left, right]) => `${name} (${shorten(left)}, here ${shorten(right)})`);
+  return names.flatMap((name) => {
+    const [left, right] = [JSON.stringify(a[name]), JSON.stringify(b[name])];
+    if (left === right) return [];
+    const sites = [...onlyIn(a.sites, b.sites, "not here"), ...onlyIn(b.sites, a.sites, "only here")];
+    if (name === "sites" && sites.length > 0) return [`sites (${sites.join(", ")})`];
+    return [`${name} (${shorten(left)}, here ${shorten(right)})`];
+  });
+}
+
+function onlyIn(a: readonly string[], b: readonly string[], where: string): readonly string[] {
+  const [first, ...more] = a.filter((site) => !b.includes(site));
+  if (first === undefined) return [];
+  return [`${first}${more.length > 0 ? ` and ${more.length} more` : ""} ${where}`];
 }
 
 function shorten(text: string | undefined): string {

@@ -418,7 +418,7 @@ describe("a capture that cannot be", () => {
 
   it("is refused where the disk has no room for it", async () => {
     const files: StoreFiles = { ...DISK, freeBytes: () => Promise.resolve(1000) };
-    expect(String(await refused({ files }))).toMatch(/its disk has 9\.31e-7 GiB left/);
+    expect(String(await refused({ files }))).toMatch(/its disk has 1000 bytes left/);
   });
 
   it("is refused into the folder of another model's capture, naming what differs", async () => {

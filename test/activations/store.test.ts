@@ -314,6 +314,7 @@ describe("a folder that holds something else", () => {
       [{ model: "model-2" }, /another capture is there, which differs in model \("model-1", here "model-2"\)/],
       [{ rows: "null", dtype: "f16" }, /differs in rows \("cond", here "null"\), dtype \("f32", here "f16"\)/],
       [{ reduction: "mean" }, /differs in reduction \("none", here "mean"\)/],
+      [{ sites: [SITES[0]?.site ?? ""] }, /differs in sites \(blocks\.0\.attn\.hook_z not here\)/],
       [{ shard: [0, 2] }, /differs in shard \(\[0,1\], here \[0,2\]\)/],
     ] as const) {
       await expect(write(directory, { settings: settings(changes) })).rejects.toThrow(message);
