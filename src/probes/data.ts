@@ -21,10 +21,11 @@ export interface SiteFeatures {
 /** Rows of activations at some sites of one model, and the columns that describe each row. */
 export interface ActivationData {
   readonly model: string; // fingerprint of the weights
+  readonly source?: string | undefined; // hash of how the activations were captured
   readonly rows: number;
   readonly sites: readonly SiteFeatures[];
   readonly columns: ReadonlyMap<string, readonly Label[]>;
-  /** Features of {@link columns} that tell clips apart, where the source knows one. */
+  /** The column that tells clips apart, where the source knows one. */
   readonly clipColumn?: string | undefined;
 }
 
@@ -237,10 +238,12 @@ export function conceptsOf(target: Target): readonly string[] {
   return target.kind === "classes" ? target.names : [target.label];
 }
 
-/** SHA-256 over labels, groups and the site names and sizes that a probe was fitted on, in order of rows. */
+/** SHA-256 over model, capture settings, sites, labels and groups that a probe was fitted on, in order of rows. */
 export function dataHash(data: ActivationData, target: Target, groups: Groups): string {
   const hash = createHash("sha256");
-  hash.update(JSON.stringify([data.model, data.rows, data.sites.map(({ site, shape }) => [site, shape])]));
+  hash.update(
+    JSON.stringify([data.model, data.source ?? null, data.rows, data.sites.map(({ site, shape }) => [site, shape])]),
+  );
   hash.update(JSON.stringify([target.label, target.kind === "classes" ? target.names : "number"]));
   hash.update(target.kind === "classes" ? target.classes : target.values);
   hash.update(JSON.stringify(groups.names)).update(groups.ofRow);

@@ -69,13 +69,37 @@ export function isAboveChance(scores: Scores, target: Target): boolean {
 }
 
 function measureClasses(
-  { names, classes }: ClassTarget,
+  target: ClassTarget,
   scores: Float64Array,
   groups: Groups,
   options: BootstrapOptions,
 ): ClassScores {
+  const shares = recognised(target, scores, groups);
+  const curves = areas(target.classes, scores, target.names.length, groups);
+  const all = (weights: Float64Array): readonly [number, number, number] => {
+    const { accuracy, balanced } = shares(weights);
+    return [accuracy, balanced, curves(weights)];
+  };
+  const present = presentGroups(groups);
+  const draws = bootstrapWeights(present, groups.names.length, options).map(all);
+  const whole = all(wholeWeights(present, groups.names.length));
+  const interval = (index: 0 | 1 | 2): Interval =>
+    percentiles(
+      whole[index],
+      draws.map((draw) => draw[index]),
+      options,
+    );
+  return { kind: "classes", accuracy: interval(0), balancedAccuracy: interval(1), auc: interval(2) };
+}
+
+/** A function from group weights to the share of rows that was recognised, of all rows and as the mean over classes. */
+function recognised(
+  { names, classes }: ClassTarget,
+  scores: Float64Array,
+  groups: Groups,
+): (weights: Float64Array) => { readonly accuracy: number; readonly balanced: number } {
   const count = names.length;
-  // Rows and hits of each class in each group are all that the accuracies need.
+  // Rows and hits of each class in each group are all that is needed.
   const rows = new Float64Array(groups.names.length * count);
   const hits = new Float64Array(rows.length);
   classes.forEach((own, row) => {
@@ -83,38 +107,18 @@ function measureClasses(
     rows[index] = (rows[index] ?? 0) + 1;
     if (bestOf(scores, row, count) === own) hits[index] = (hits[index] ?? 0) + 1;
   });
-  const curves = areas(classes, scores, count, groups);
-  const share = (weights: Float64Array): Record<"accuracy" | "balanced" | "auc", number> => {
+  return (weights) => {
     const [all, right] = [new Float64Array(count), new Float64Array(count)];
-    weights.forEach((weight, group) => {
-      if (weight === 0) return;
-      for (let own = 0; own < count; own++) {
+    for (let group = 0; group < weights.length; group++) {
+      const weight = weights[group] ?? 0;
+      for (let own = 0; own < count && weight > 0; own++) {
         all[own] = (all[own] ?? 0) + weight * (rows[group * count + own] ?? 0);
         right[own] = (right[own] ?? 0) + weight * (hits[group * count + own] ?? 0);
       }
-    });
+    }
     const sum = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
     const recalls = [...right].flatMap((value, own) => ((all[own] ?? 0) > 0 ? [value / (all[own] ?? 1)] : []));
-    return {
-      accuracy: sum(right) / sum(all),
-      balanced: recalls.reduce((a, b) => a + b, 0) / recalls.length,
-      auc: curves(weights),
-    };
-  };
-  const present = presentGroups(groups);
-  const draws = bootstrapWeights(present, groups.names.length, options).map(share);
-  const whole = share(wholeWeights(present, groups.names.length));
-  const interval = (pick: "accuracy" | "balanced" | "auc"): Interval =>
-    percentiles(
-      whole[pick],
-      draws.map((draw) => draw[pick]),
-      options,
-    );
-  return {
-    kind: "classes",
-    accuracy: interval("accuracy"),
-    balancedAccuracy: interval("balanced"),
-    auc: interval("auc"),
+    return { accuracy: sum(right) / sum(all), balanced: recalls.reduce((a, b) => a + b, 0) / recalls.length };
   };
 }
 
@@ -179,11 +183,19 @@ function areas(
 }
 
 function measureValues(
-  { values }: ValueTarget,
+  target: ValueTarget,
   scores: Float64Array,
   groups: Groups,
   options: BootstrapOptions,
 ): ValueScores {
+  const r2 = rSquared(target, scores, groups);
+  const present = presentGroups(groups);
+  const draws = bootstrapWeights(present, groups.names.length, options).map(r2);
+  return { kind: "value", r2: percentiles(r2(wholeWeights(present, groups.names.length)), draws, options) };
+}
+
+/** A function from group weights to R². */
+function rSquared({ values }: ValueTarget, scores: Float64Array, groups: Groups): (weights: Float64Array) => number {
   // Per group: rows, Σ y, Σ y², Σ (y − prediction)²; y counted from its mean, so that the variance keeps its digits.
   const count = groups.names.length;
   const [rows, sums, squares, errors] = [0, 1, 2, 3].map(() => new Float64Array(count));
@@ -198,15 +210,35 @@ function measureValues(
     add(squares, group, (value - mean) ** 2);
     add(errors, group, (value - (scores[row] ?? 0)) ** 2);
   });
-  const r2 = (weights: Float64Array): number => {
+  return (weights) => {
     const total = (of: Float64Array | undefined): number =>
       weights.reduce((sum, weight, group) => sum + weight * (of?.[group] ?? 0), 0);
     const spread = total(squares) - total(sums) ** 2 / total(rows);
     return spread > 0 ? 1 - total(errors) / spread : 0;
   };
+}
+
+/**
+ * The headline of one set of held-out scores minus that of another, over the same rows. Its interval comes from drawing the
+ * same groups for both, so that hard and easy groups cancel out.
+ */
+export function measureDifference(
+  target: Target,
+  one: Float64Array,
+  other: Float64Array,
+  groups: Groups,
+  options: BootstrapOptions = {},
+): Interval {
+  const headlineBy = (scores: Float64Array): ((weights: Float64Array) => number) => {
+    if (target.kind === "value") return rSquared(target, scores, groups);
+    const shares = recognised(target, scores, groups);
+    return (weights) => shares(weights).balanced;
+  };
+  const [first, second] = [headlineBy(one), headlineBy(other)];
+  const difference = (weights: Float64Array): number => first(weights) - second(weights);
   const present = presentGroups(groups);
-  const draws = bootstrapWeights(present, count, options).map(r2);
-  return { kind: "value", r2: percentiles(r2(wholeWeights(present, count)), draws, options) };
+  const draws = bootstrapWeights(present, groups.names.length, options).map(difference);
+  return percentiles(difference(wholeWeights(present, groups.names.length)), draws, options);
 }
 
 function presentGroups(groups: Groups): readonly number[] {

@@ -67,6 +67,7 @@ export interface UnitResult {
   /** Headline score minus the control's; undefined without a control. */
   readonly selectivity: number | undefined;
   readonly aboveChance: boolean; // whether the whole confidence interval is
+  readonly heldOut: Float64Array; // the score of each row: [rows, C]
   readonly probe: Probe; // of all rows
 }
 
@@ -74,6 +75,7 @@ export interface UnitResult {
 export interface Sweep {
   readonly target: Target;
   readonly rows: number;
+  readonly groupsOfRows: Groups;
   readonly groups: number;
   readonly grouped: boolean; // false where each row counted as independent
   readonly folds: number;
@@ -139,6 +141,7 @@ export async function sweepProbes(data: ActivationData, options: SweepOptions): 
   return {
     target,
     rows: data.rows,
+    groupsOfRows: groups,
     groups: present,
     grouped: present < data.rows,
     folds: folds.count,
@@ -202,7 +205,7 @@ function judge(
   [target, shuffledTarget]: readonly Target[],
   groups: Groups,
   bootstrap: BootstrapOptions,
-): Pick<UnitResult, "scores" | "control" | "selectivity" | "aboveChance" | "probe"> {
+): Pick<UnitResult, "scores" | "control" | "selectivity" | "aboveChance" | "heldOut" | "probe"> {
   if (!target) throw new TypeError("there is no target");
   const scores = measure(target, own.scores, groups, bootstrap);
   const control =
@@ -214,6 +217,7 @@ function judge(
     control,
     selectivity: control && headline(scores).value - headline(control).value,
     aboveChance: isAboveChance(scores, target),
+    heldOut: own.scores,
     probe: own.probe,
   };
 }
