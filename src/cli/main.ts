@@ -10,6 +10,9 @@ import { encodeCommand } from "./encode.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { reportError } from "./output.js";
+import { probeCommand } from "./probe.js";
+import { reportCommand } from "./report.js";
+import { sitesCommand } from "./sites.js";
 import { steerSpecCommand } from "./steer-spec.js";
 
 /**
@@ -28,6 +31,9 @@ async function main(): Promise<void> {
     encodeCommand(),
     decodeCommand(),
     captureCommand(),
+    probeCommand(),
+    reportCommand(),
+    sitesCommand(),
     inspectCommand(),
     doctorCommand(),
     demoCommand(),
