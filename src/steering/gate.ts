@@ -4,6 +4,7 @@ import type { Activation } from "../activations/activation.js";
 import type { Site } from "../activations/catalogue.js";
 import type { Hook } from "../activations/hooks.js";
 import { UsageError } from "../errors.js";
+import type { PassContext } from "../model/pass.js";
 import { invalid } from "./fields.js";
 import { bestUnits, conceptIndex, steerableSites, vectorsAt, type NamedVectors, type SteerableModel } from "./plan.js";
 import type { GateSpec } from "./spec.js";
@@ -83,6 +84,7 @@ export class Gate {
   readonly #probabilities: number[][]; // [B][units read in this pass]
   readonly #controllers: readonly Controller[]; // [B]
   #readings: readonly number[] = [];
+  #pass: PassContext | undefined; // that the probabilities are of
 
   constructor(plan: GatePlan, batch: number) {
     this.#plan = plan;
@@ -106,8 +108,10 @@ export class Gate {
     return { sites: [...this.#plan.unitsBySite.keys()], name, run: (value, at) => this.#read(value, at) };
   }
 
-  /** Between two passes: turns what was read into the next pass's factors. */
-  advance(): void {
+  /** A pass begins: turns what was read in the one before into its factors. Safe to call again in the same pass. */
+  enter(pass: PassContext): void {
+    if (this.#pass === pass) return;
+    this.#pass = pass;
     if (this.#probabilities.some(({ length }) => length === 0)) return;
     this.#readings = this.#probabilities.map(median);
     this.#readings.forEach((reading, item) => (this.#factors[item] = this.#controllers[item]?.next(reading) ?? 0));
@@ -122,6 +126,7 @@ export class Gate {
         todo: "Generate instead, or leave the gate out",
       });
     }
+    this.enter(at.pass);
     const units = this.#plan.unitsBySite.get(at.site) ?? [];
     const [rows = 1, positions = 1, ...features] = value.shape;
     const width = features.reduce((product, size) => product * size, 1);

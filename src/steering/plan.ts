@@ -16,7 +16,7 @@ import type { InterventionSpec, SteeringSpec, Weighting } from "./spec.js";
 /** What steering needs to know of a model; a `MusicGen` is one. */
 export interface SteerableModel {
   readonly fingerprint: string;
-  readonly config: MusicGenConfig;
+  readonly config: Pick<MusicGenConfig, "decoder">;
   sites(): readonly Site[];
 }
 

@@ -76,7 +76,7 @@ export function layOut({ segments, time, prompt }: SteeringSpec, timeline: Timel
 }
 
 function positionOf(frames: number): number {
-  return Math.ceil(frames - WHOLE);
+  return Math.max(0, Math.ceil(frames - WHOLE));
 }
 
 /** The places of one intervention in a spec, which its random draws depend on. */

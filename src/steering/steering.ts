@@ -158,7 +158,7 @@ class SteeringRun implements InterventionRun {
   /** Strengths of a pass: made at its first site, for all of them. */
   #momentOf(pass: DecoderContext): Moment {
     if (this.#moment?.pass === pass) return this.#moment;
-    this.#gates.forEach((gate) => gate?.advance());
+    this.#gates.forEach((gate) => gate?.enter(pass));
     const strengths = this.#plan.interventions.map((intervention, index) => this.#strengths(intervention, index, pass));
     this.#moment = { pass, strengths };
     this.#options.onPass?.(this.#trace(pass, strengths));

@@ -1,6 +1,10 @@
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64";
 
+import { layerOf } from "../../src/activations/activation.js";
+import type { Site } from "../../src/activations/catalogue.js";
+import type { DecoderConfig } from "../../src/model/config.js";
+import { decoderSites } from "../../src/model/sites.js";
 import { directionShape, type SiteVectors, type SteeringVectors } from "../../src/probes/vectors.js";
 import type { SteerableModel } from "../../src/steering/plan.js";
 import type { TokenBatch } from "../../src/text/tokenizer.js";
@@ -58,4 +62,28 @@ export function randomVectors(
 /** A spec of one segment over the whole clip. */
 export function specOf(steer: readonly object[], more: object = {}): object {
   return { vectors: { genre: "genre.safetensors" }, segments: [{ steer }], ...more };
+}
+
+/** A decoder of one block with activations of width 4, as the operators' goldens have them; it can't run. */
+export function bareModel(kind: "residual" | "heads"): SteerableModel {
+  const decoder: DecoderConfig = {
+    layers: 1,
+    width: kind === "residual" ? 4 : 8,
+    heads: kind === "residual" ? 1 : 2,
+    headWidth: 4,
+    ffnWidth: 8,
+    codebooks: 1,
+    codebookSize: 8,
+    audioChannels: 1,
+    maxPositions: 16,
+    crossAttention: true,
+  };
+  const sites = decoderSites(decoder).map(({ site, shape }): Site => ({
+    site,
+    network: "decoder",
+    layer: layerOf(site),
+    shape,
+    sizes: shape,
+  }));
+  return { fingerprint: "0123456789abcdef", config: { decoder }, sites: () => sites };
 }

@@ -1,0 +1,89 @@
+import * as tf from "@tensorflow/tfjs-core";
+import { expect, it } from "vitest";
+
+import { Activation } from "../../src/activations/activation.js";
+import type { RunPlan } from "../../src/activations/intervention.js";
+import type { DecoderContext } from "../../src/model/pass.js";
+import type { SteeringVectors } from "../../src/probes/vectors.js";
+import { Announcement } from "../../src/runtime/announce.js";
+import { steer } from "../../src/steering/steering.js";
+import { describeOnEachBackend } from "../support/backends.js";
+import { fixtureJson } from "../support/fixtures.js";
+import { bareModel, randomVectors, specOf } from "./support.js";
+
+/** Made by tools/steering-goldens/make_goldens.py: every operator from its formula, in NumPy float64. */
+interface Goldens {
+  readonly shape: readonly number[];
+  readonly h: readonly number[];
+  readonly directions: readonly number[];
+  readonly mean: readonly number[];
+  readonly norm: readonly number[];
+  readonly deviation: readonly number[];
+  readonly score: readonly number[];
+  readonly cases: readonly { readonly name: string; readonly steer: readonly object[]; readonly expected: number[] }[];
+}
+
+const GOLDENS = fixtureJson("steering/operators.json") as Readonly<Record<"residual" | "heads", Goldens>>;
+const SITES = { residual: "blocks.0.hook_resid_post", heads: "blocks.0.attn.hook_z" } as const;
+const ROWS = { batch: 1, roles: ["cond", "null"] } as const;
+const RUN: RunPlan = { frames: 3, promptFrames: 0, frameRate: 50, rows: ROWS };
+
+function vectorsOf(kind: "residual" | "heads"): SteeringVectors {
+  const { directions, mean, norm, deviation, score } = GOLDENS[kind];
+  const made = randomVectors(bareModel(kind), [SITES[kind]], ["a", "b"]);
+  const numbers = {
+    directions: Float32Array.from(directions),
+    mean: Float32Array.from(mean),
+    norm: Float32Array.from(norm),
+    deviation: Float32Array.from(deviation),
+    score: Float32Array.from(score),
+  };
+  return { ...made, sites: new Map([...made.sites].map(([site, one]) => [site, { ...one, ...numbers }])) };
+}
+
+describeOnEachBackend("the operators", () => {
+  const cases = (["residual", "heads"] as const).flatMap((kind) =>
+    GOLDENS[kind].cases.map(({ name, ...rest }) => ({ kind, name, ...rest })),
+  );
+  for (const passes of ["one pass", "a pass for each position"] as const) {
+    it.each(cases)(
+      `are the formulas' in NumPy: $name, $kind, ${passes}`,
+      async ({ kind, steer: interventions, expected }) => {
+        const { shape, h } = GOLDENS[kind];
+        const [rows = 0, positions = 0, ...features] = shape;
+        const ramp = { shape: "linear", from: 0.5, to: 1 };
+        const spec = specOf(interventions.map((one) => ({ concept: "a", sites: SITES[kind], ramp, ...one })));
+        const before = tf.memory().numTensors;
+        const run = steer(bareModel(kind), spec, { genre: vectorsOf(kind) }).begin(RUN);
+        const whole = tf.tensor([...h], [...shape]);
+        const parts =
+          passes === "one pass"
+            ? [tf.clone(whole)]
+            : Array.from({ length: positions }, (_, position) =>
+                tf.slice(whole, [0, position, ...features.map(() => 0)], [rows, 1, ...features]),
+              );
+        const moved: tf.Tensor[] = [];
+        for (const [index, value] of parts.entries()) {
+          const pass: DecoderContext = {
+            phase: passes === "one pass" ? "forward" : "decode",
+            step: index,
+            firstPosition: index,
+            positions: value.shape[1] ?? 0,
+            rows: ROWS,
+            pattern: { delays: [0], pad: 8 },
+            frames: 3,
+            frameRate: 50,
+          };
+          const at = new Activation({ announcement: new Announcement(SITES[kind], value), pass });
+          const [hook] = run.hooks;
+          moved.push((await hook?.run(value, at)) ?? value);
+        }
+        const joined = tf.concat(moved, 1);
+        expect(await joined.data()).toBeAllClose(expected, { within: 1e-5 });
+        run.end();
+        tf.dispose([whole, joined, ...parts, ...moved]);
+        expect(tf.memory().numTensors).toBe(before);
+      },
+    );
+  }
+});
