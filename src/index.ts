@@ -25,6 +25,37 @@ export type { Hook, HookCount } from "./activations/hooks.js";
 export type { SiteSelection, SiteShorthand } from "./activations/select.js";
 export type { ActivationWalk } from "./activations/walk.js";
 
+export {
+  attributionSites,
+  logitAttribution,
+  type AttributionOptions,
+  type LogitAttribution,
+} from "./activations/attribution.js";
+export { heatMapHtml, heatMapSvg, type Table } from "./activations/heat-map.js";
+export { hearLens, lensCodes, lensTable, type LensOptions } from "./activations/lens.js";
+export {
+  divergenceFromClean,
+  logitDifference,
+  patchActivations,
+  patchSweep,
+  type PatchInputs,
+  type PatchMetric,
+  type PatchRegion,
+  type PatchSweep,
+  type SweepOptions,
+} from "./activations/patching.js";
+export { attentionTables } from "./activations/patterns.js";
+export {
+  accumulatedResidual,
+  accumulatedSites,
+  applyFinalNorm,
+  decomposedByHeadSites,
+  decomposedResidual,
+  decomposedSites,
+  headResults,
+  type ResidualStack,
+} from "./activations/residual.js";
+
 export type { Audio } from "./audio/audio.js";
 export { readWav, writeWav } from "./audio/wav.js";
 

@@ -64,6 +64,12 @@ export class KernelCall {
     return list.map((item) => (typeof item === "number" ? item : wrong(name, "a list of numbers", value)));
   }
 
+  /** The axes that an attribute names, counted from the first and sorted as given; null names all of them. */
+  axes(name: string, shape: readonly number[]): number[] {
+    const given = (this.#attrs[name] ?? null) === null ? shape.map((_, axis) => axis) : this.numbers(name);
+    return tf.util.parseAxisParam(given, [...shape]);
+  }
+
   /** A list of pairs of numbers, such as paddings. */
   pairs(name: string): [number, number][] {
     const value = this.#attrs[name];

@@ -32,7 +32,7 @@ function reduction(name: string, op: number, axesName = "axis"): NativeKernel {
     run: (call) => {
       const { backend } = call;
       const x = call.input("x");
-      const axes = tf.util.parseAxisParam(call.numbers(axesName), x.shape);
+      const axes = call.axes(axesName, x.shape);
       const split = splitAt(x.shape, axes);
       if (x.dtype !== "float32" || split === undefined) return undefined;
       const [kept, collapsed] = tf.backend_util.computeOutAndReduceShapes(x.shape, axes);
