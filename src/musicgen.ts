@@ -25,6 +25,7 @@ import { assignTexts, encodeTexts, generateClips, type Clip, type PipelineInput 
 import { planRows, resolveRequest, type GenerateOptions, type TextInput } from "./model/request.js";
 import { complete, completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
 import { useBackend, type BackendName } from "./runtime/backend.js";
+import type { WeightStorage } from "./runtime/linear.js";
 import { findTokenizer, type TokenBatch, type Tokenizer } from "./text/tokenizer.js";
 import { VERSION } from "./version.js";
 
@@ -73,6 +74,11 @@ export interface LoadOptions {
   readonly residency?: Residency | undefined;
   /** Read each network's weights when they are first needed, instead of now. Networks that take turns always are. */
   readonly onDemand?: boolean | undefined;
+  /**
+   * How the native backend stores the decoder's matrices; without it in 16 bits where that loses nothing and in 32
+   * elsewhere. `int8` and `int4` are smaller and faster, and not exact.
+   */
+  readonly weights?: WeightStorage | undefined;
 }
 
 /** What a teacher-forced pass runs over. */
@@ -123,15 +129,20 @@ export class MusicGen {
    * Loads a checkpoint directory in the Hugging Face layout.
    *
    * @throws {CheckpointError} if it is not a complete MusicGen checkpoint; {@link BackendError} if the backend can't be
-   *   used; {@link MemoryError} if a network doesn't fit the backend.
+   *   used; {@link UsageError} if it can't store weights as asked; {@link MemoryError} if a network doesn't fit the backend.
    */
-  static async load(directory: string, { backend, residency, onDemand }: LoadOptions = {}): Promise<MusicGen> {
+  static async load(directory: string, { backend, residency, onDemand, weights }: LoadOptions = {}): Promise<MusicGen> {
     const config = await readMusicGenConfig(directory);
     const tokenizer = await findTokenizer(directory);
     const checkpoint = await openCheckpoint(directory);
     try {
       const chosen = await useBackend(backend);
-      const networks = new Networks(checkpoint, config, residency ?? planResidency(config, memoryBudget(chosen)));
+      const networks = new Networks(
+        checkpoint,
+        config,
+        residency ?? planResidency(config, memoryBudget(chosen)),
+        weights,
+      );
       const fingerprint = await checkpoint.fingerprint();
       if (networks.residency === "together" && !onDemand) await networks.loadAll();
       return new MusicGen(chosen, fingerprint, networks, tokenizer);

@@ -1,7 +1,7 @@
 import type * as tf from "@tensorflow/tfjs-core";
 
 import type { WeightScope } from "../checkpoint/scope.js";
-import { linearWeight, type Linear } from "../runtime/linear.js";
+import { linearWeight, storedLinearWeight, type Linear, type WeightStorage } from "../runtime/linear.js";
 import type { LayerNorm } from "../runtime/norm.js";
 import type { DecoderConfig } from "./config.js";
 
@@ -55,13 +55,16 @@ export type DecoderCheckpoint = {
  *
  * @param scope the root of the checkpoint
  * @param textWidth width of the text encoder's states
+ * @param storage of the matrices of the blocks and heads; embeddings and norms are always float32
  * @returns weights owned by the caller.
- * @throws {CheckpointError} if a tensor is missing or has another shape.
+ * @throws {CheckpointError} if a tensor is missing or has another shape; {@link UsageError} if the backend in use has no
+ *   such storage.
  */
 export async function loadDecoder(
   scope: WeightScope,
   config: DecoderConfig,
   textWidth: number,
+  storage: WeightStorage = "exact",
 ): Promise<DecoderCheckpoint> {
   const { codebooks, codebookSize, width } = config;
   const decoder = scope.scope("decoder", "model", "decoder");
@@ -73,7 +76,7 @@ export async function loadDecoder(
   }
   const blocks: BlockWeights[] = [];
   for (let layer = 0; layer < config.layers; layer++)
-    blocks.push(await loadBlock(decoder.scope("layers", layer), config));
+    blocks.push(await loadBlock(decoder.scope("layers", layer), config, storage));
 
   const headMatrices = [];
   for (let k = 0; k < codebooks; k++) headMatrices.push(await heads.matrix(`${k}.weight`, codebookSize, width));
@@ -83,7 +86,7 @@ export async function loadDecoder(
       embed,
       blocks,
       lnFinal: await loadNorm(decoder.scope("layer_norm"), width),
-      heads: { weight: linearWeight(...headMatrices) },
+      heads: { weight: storedLinearWeight(storage, ...headMatrices) },
     },
     textProjection: await loadTextProjection(scope, width, textWidth),
     positionTable: decoder.has("embed_positions.weights")
@@ -92,19 +95,19 @@ export async function loadDecoder(
   };
 }
 
-async function loadBlock(scope: WeightScope, config: DecoderConfig): Promise<BlockWeights> {
+async function loadBlock(scope: WeightScope, config: DecoderConfig, storage: WeightStorage): Promise<BlockWeights> {
   const { width, ffnWidth, crossAttention } = config;
   const attn = scope.scope("self_attn");
   const block: BlockWeights = {
     ln1: await loadNorm(scope.scope("self_attn_layer_norm"), width),
     attn: {
-      qkv: await joined(attn, ["q_proj", "k_proj", "v_proj"], width, width),
-      out: await joined(attn, ["out_proj"], width, width),
+      qkv: await joined(attn, ["q_proj", "k_proj", "v_proj"], width, width, storage),
+      out: await joined(attn, ["out_proj"], width, width, storage),
     },
     ln3: await loadNorm(scope.scope("final_layer_norm"), width),
     mlp: {
-      in: await joined(scope, ["fc1"], ffnWidth, width),
-      out: await joined(scope, ["fc2"], width, ffnWidth),
+      in: await joined(scope, ["fc1"], ffnWidth, width, storage),
+      out: await joined(scope, ["fc2"], width, ffnWidth, storage),
     },
   };
   if (!crossAttention) return block;
@@ -113,17 +116,23 @@ async function loadBlock(scope: WeightScope, config: DecoderConfig): Promise<Blo
     ...block,
     ln2: await loadNorm(scope.scope("encoder_attn_layer_norm"), width),
     crossAttn: {
-      q: await joined(cross, ["q_proj"], width, width),
-      kv: await joined(cross, ["k_proj", "v_proj"], width, width),
-      out: await joined(cross, ["out_proj"], width, width),
+      q: await joined(cross, ["q_proj"], width, width, storage),
+      kv: await joined(cross, ["k_proj", "v_proj"], width, width, storage),
+      out: await joined(cross, ["out_proj"], width, width, storage),
     },
   };
 }
 
-async function joined(scope: WeightScope, names: readonly string[], outputs: number, inputs: number): Promise<Linear> {
+async function joined(
+  scope: WeightScope,
+  names: readonly string[],
+  outputs: number,
+  inputs: number,
+  storage: WeightStorage,
+): Promise<Linear> {
   const parts = [];
   for (const name of names) parts.push(await scope.matrix(`${name}.weight`, outputs, inputs));
-  return { weight: linearWeight(...parts) };
+  return { weight: storedLinearWeight(storage, ...parts) };
 }
 
 async function loadNorm(scope: WeightScope, width: number): Promise<LayerNorm> {

@@ -3,7 +3,7 @@ import type { WeightScope } from "../checkpoint/scope.js";
 import { CheckpointError, UsageError } from "../errors.js";
 import { loadEncodec, type EncodecWeights } from "../encodec/weights.js";
 import { disposeTree } from "../runtime/owner.js";
-import type { Linear } from "../runtime/linear.js";
+import type { Linear, WeightStorage } from "../runtime/linear.js";
 import { loadT5, type T5Weights } from "../text/t5.js";
 import type { MusicGenConfig } from "./checkpoint.js";
 import { loadDecoder } from "./decoder-weights.js";
@@ -33,18 +33,21 @@ export class Networks {
   readonly directory: string;
   readonly config: MusicGenConfig;
   readonly residency: Residency;
+  readonly storage: WeightStorage;
   readonly #loaded = new Map<keyof Loaded, Promise<Loaded[keyof Loaded]>>();
   #present: Loaded | undefined;
 
   /**
    * @param checkpoint used for its names only, and may be closed afterwards
+   * @param storage of the decoder's matrices
    * @throws {CheckpointError} if it holds tensors that belong to none of the networks.
    */
-  constructor(checkpoint: Checkpoint, config: MusicGenConfig, residency: Residency) {
+  constructor(checkpoint: Checkpoint, config: MusicGenConfig, residency: Residency, storage: WeightStorage = "exact") {
     requireKnownNames(checkpoint);
     this.directory = checkpoint.directory;
     this.config = config;
     this.residency = residency;
+    this.storage = storage;
   }
 
   /** The text encoder. It stays the networks' own, as do the others. @throws {CheckpointError} */
@@ -56,7 +59,7 @@ export class Networks {
   decoder(): Promise<LoadedDecoder> {
     return this.#load("decoder", async (scope) => {
       const { decoder: config, text } = this.config;
-      const { decoder, textProjection, positionTable } = await loadDecoder(scope, config, text.width);
+      const { decoder, textProjection, positionTable } = await loadDecoder(scope, config, text.width, this.storage);
       return { weights: decoder, config, positionTable, textProjection };
     });
   }
