@@ -3,6 +3,9 @@
  *
  * @module
  */
+/** The tensor runtime that tonearm runs on: TensorFlow.js's functional API, the very instance that holds the tensors. */
+export * as tf from "@tensorflow/tfjs-core";
+
 export { MusicGen } from "./musicgen.js";
 export type {
   ForwardOptions,
@@ -16,6 +19,12 @@ export type { Clip } from "./model/pipeline.js";
 export type { Codes } from "./model/delay.js";
 export type { GenerateOptions, Progress, TextInput } from "./model/request.js";
 export type { MusicGenConfig } from "./model/checkpoint.js";
+export {
+  MUSICGEN_SMALL_SHAPE,
+  TINY_SHAPE,
+  writeRandomCheckpoint,
+  type CheckpointShape,
+} from "./model/random-checkpoint.js";
 export type { TokenBatch } from "./text/tokenizer.js";
 
 export type { Activation, ActivationRow } from "./activations/activation.js";

@@ -24,7 +24,7 @@ export function reportError(error: unknown, json: boolean): number {
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
     process.stderr.write(`tonearm: this is a defect in tonearm; please report it with these lines.\n${stack}\n`);
   }
-  return known && error.code === "usage" ? 2 : 1;
+  return known && (error.code === "usage" || error.code === "site") ? 2 : 1; // sites are named on the command line
 }
 
 const MINIMUM_MS = 1000; // what takes less than a second needs no progress line
