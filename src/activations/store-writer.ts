@@ -121,7 +121,7 @@ export class CaptureWriter {
     const fresh = { format: FORMAT, version: FORMAT_VERSION, tonearm: VERSION, complete: false, settings } as const;
     const index: CaptureIndex = { ...fresh, columns, sites: shapes, ...empty };
     await makeFolder(directory);
-    const existing = await existingIndex(directory);
+    const existing = await existingIndex(directory, settings);
     if (existing) requireSameSettings(existing, settings, directory);
     else {
       await requireNoShards(directory);
@@ -400,10 +400,15 @@ async function makeFolder(directory: string): Promise<void> {
   });
 }
 
-async function existingIndex(directory: string): Promise<CaptureIndex | undefined> {
+/** The index that is there. One of other settings that never came to a shard claims nothing and is passed over. */
+async function existingIndex(directory: string, settings: CaptureSettings): Promise<CaptureIndex | undefined> {
   const path = join(directory, INDEX_FILE);
   const text = await readFile(path, "utf8").catch(() => undefined);
-  return text === undefined ? undefined : parseIndex(text, path);
+  if (text === undefined) return undefined;
+  const index = parseIndex(text, path);
+  const same = settingsThatDiffer(index.settings, settings).length === 0;
+  const shards = (await readdir(directory)).filter((file) => shardKind(file) === "shard");
+  return !same && !index.complete && shards.length === 0 ? undefined : index;
 }
 
 function requireSameSettings(existing: CaptureIndex, settings: CaptureSettings, directory: string): void {

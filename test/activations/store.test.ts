@@ -325,6 +325,13 @@ describe("a folder that holds something else", () => {
     expect(await content(directory)).toEqual(await content(untouched));
   });
 
+  it("is taken over where that never came to a shard", async () => {
+    const directory = await temporaryDirectory();
+    await CaptureWriter.open(directory, settings({ model: "model-2" }), {}, SITES, IDS);
+    await write(directory);
+    expect((await openCapture(directory)).settings.model).toBe("model-1");
+  });
+
   it("is refused where shards have no index, one is missing, or one is another capture's", async () => {
     const directory = await temporaryDirectory();
     await write(directory);
