@@ -49,7 +49,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=60, help="guided steps to time")
     parser.add_argument("--frames", type=int, default=500, help="frames of the teacher-forced pass")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3, help="how often the other measurements run; the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="how often the other measurements run; the median counts"
+    )
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=tuple(MEASUREMENTS))
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
@@ -111,7 +113,7 @@ def generation(model: Any, options: argparse.Namespace) -> dict[str, Any]:
         max_new_tokens=options.steps + 1,
         stopping_criteria=[Clock()],
     )
-    steps = [1000 * (end - start) for start, end in zip(ends, ends[1:])]
+    steps = [1000 * (end - start) for start, end in zip(ends, ends[1:], strict=False)]
     return {
         "start_to_first_token_seconds": round(ends[0], 2),
         "step_ms": round(statistics.median(steps), 1),
@@ -135,7 +137,11 @@ def forward(model: Any, options: argparse.Namespace) -> dict[str, Any]:
         model(input_ids=text, attention_mask=mask, decoder_input_ids=codes, output_hidden_states=True, use_cache=False)
 
     seconds = median_seconds(run, options.repeats)
-    return {"seconds": round(seconds, 3), "frames": options.frames, "frames_per_second": round(options.frames / seconds)}
+    return {
+        "seconds": round(seconds, 3),
+        "frames": options.frames,
+        "frames_per_second": round(options.frames / seconds),
+    }
 
 
 def codec(model: Any, options: argparse.Namespace) -> dict[str, Any]:

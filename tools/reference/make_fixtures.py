@@ -12,7 +12,18 @@ import torch
 import transformers
 
 import reference
-from random_model import FLOAT_TYPES, KINDS, LANGUAGE_MODEL, SIZES, Model, build, round_weights, save, stream, test_signal
+from random_model import (
+    FLOAT_TYPES,
+    KINDS,
+    LANGUAGE_MODEL,
+    SIZES,
+    Model,
+    build,
+    round_weights,
+    save,
+    stream,
+    test_signal,
+)
 
 NEW_TOKENS = 12
 FORCED_FRAMES = 7
@@ -50,7 +61,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--float16-exact", action="store_true", help="round the language model's weights to float16")
     parser.add_argument("--save-dtype", choices=FLOAT_TYPES, default="float32")
     parser.add_argument("--max-shard-size", metavar="SIZE", help='shards of at most this size, such as "100KB"')
-    parser.add_argument("--position-table", action="store_true", help="add the sinusoid table, as files of 2023 have it")
+    parser.add_argument(
+        "--position-table", action="store_true", help="add the sinusoid table, as files of 2023 have it"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     return parser.parse_args()
 

@@ -103,7 +103,10 @@ def compute(model: Model, inputs: dict[str, torch.Tensor]) -> reference.Expected
     null = text | {"attention_mask": torch.zeros_like(text["attention_mask"])}
     forced = {"decoder_input_ids": reference.forced_inputs(model, inputs["codes"])}
     first_length = int(text["attention_mask"][0].sum())
-    first = {"input_ids": text["input_ids"][:1, :first_length], "attention_mask": text["attention_mask"][:1, :first_length]}
+    first = {
+        "input_ids": text["input_ids"][:1, :first_length],
+        "attention_mask": text["attention_mask"][:1, :first_length],
+    }
 
     expected = inputs | reference.text_states(model, **text)
     if "chroma" in inputs:

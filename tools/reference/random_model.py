@@ -60,23 +60,45 @@ class Size:
     positions: int = 2048  # rows of the sinusoid table
 
 
-T5_BASE = dict(
-    text_layers=12, text_width=768, text_heads=12, text_head_width=64, text_ffn=3072, text_vocabulary=32128
-)
+T5_BASE = dict(text_layers=12, text_width=768, text_heads=12, text_head_width=64, text_ffn=3072, text_vocabulary=32128)
 ENCODEC_32KHZ = dict(codebook=2048, ratios=(8, 5, 4, 4), filters=64, latent=128, chroma_length=235)
 
 SIZES = {
     # The size of test/fixtures/{mono,stereo,melody}.
     "tiny": Size(
-        text_layers=3, text_width=24, text_heads=3, text_head_width=8, text_ffn=40, text_vocabulary=60,
-        layers=3, width=32, heads=4, ffn=64,
-        codebook=64, ratios=(4, 5, 2), filters=4, latent=16,
+        text_layers=3,
+        text_width=24,
+        text_heads=3,
+        text_head_width=8,
+        text_ffn=40,
+        text_vocabulary=60,
+        layers=3,
+        width=32,
+        heads=4,
+        ffn=64,
+        codebook=64,
+        ratios=(4, 5, 2),
+        filters=4,
+        latent=16,
     ),  # fmt: skip
     # No two sizes equal that a program could mix up: head width times heads is not the text width either.
     "odd": Size(
-        text_layers=2, text_width=24, text_heads=3, text_head_width=10, text_ffn=44, text_vocabulary=60,
-        layers=4, width=48, heads=6, ffn=80,
-        codebook=32, ratios=(5, 2), filters=4, latent=12, chroma_length=7, positions=64,
+        text_layers=2,
+        text_width=24,
+        text_heads=3,
+        text_head_width=10,
+        text_ffn=44,
+        text_vocabulary=60,
+        layers=4,
+        width=48,
+        heads=6,
+        ffn=80,
+        codebook=32,
+        ratios=(5, 2),
+        filters=4,
+        latent=12,
+        chroma_length=7,
+        positions=64,
     ),  # fmt: skip
     "small": Size(**T5_BASE, layers=24, width=1024, heads=16, ffn=4096, **ENCODEC_32KHZ),
     "medium": Size(**T5_BASE, layers=48, width=1536, heads=24, ffn=6144, **ENCODEC_32KHZ),

@@ -104,7 +104,7 @@ def code_margins(model: Model, embeddings: torch.Tensor, codes: torch.Tensor) ->
     """How much further the second nearest codebook entry was, in squared distance: [1, B, K, F] as the codes."""
     margins = []
     residual = embeddings.transpose(1, 2)  # [B, F, latent]
-    for layer, chosen in zip(model.audio_encoder.quantizer.layers, codes[0].unbind(1)):
+    for layer, chosen in zip(model.audio_encoder.quantizer.layers, codes[0].unbind(1), strict=True):
         entries = layer.codebook.embed
         distances = residual.pow(2).sum(-1, keepdim=True) - 2 * residual @ entries.T + entries.pow(2).sum(-1)
         nearest, second = distances.topk(2, dim=-1, largest=False).values.unbind(-1)

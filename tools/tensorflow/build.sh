@@ -8,7 +8,6 @@
 set -euo pipefail
 
 TFJS_VERSION=4.22.0
-NODE_API_HEADERS_VERSION=1.5.0
 TENSORFLOW_VERSION=${TENSORFLOW_VERSION:-2.12.0}
 NAPI_VERSION=8 # the newest that tfjs-node 4.22.0 asks for; Node 20, 22 and 24 all provide it
 
@@ -49,18 +48,18 @@ fi
 #    its own, all but tfjs-core and the cpu backend: those must be the checkout's, so that there is one engine.
 [[ -e $checkout/node_modules/@tensorflow/tfjs-core ]] || { echo "Run 'npm ci' first." >&2; exit 1; }
 npm install --prefix "$cache" --no-save --ignore-scripts --no-audit --no-fund \
-  "@tensorflow/tfjs-node@$TFJS_VERSION" "node-api-headers@$NODE_API_HEADERS_VERSION"
+  "@tensorflow/tfjs-node@$TFJS_VERSION"
 rm -rf "$package"
 cp -r "$cache/node_modules/@tensorflow/tfjs-node" "$package"
 cp -r "$cache/node_modules" "$package/node_modules"
-rm -r "$package"/node_modules/@tensorflow/{tfjs-node,tfjs-core,tfjs-backend-cpu} "$package/node_modules/node-api-headers"
+rm -r "$package"/node_modules/@tensorflow/{tfjs-node,tfjs-core,tfjs-backend-cpu}
 
 # 3. The binding, from its unmodified sources. It is pure Node-API, so neither node-gyp nor Node's own headers
 #    are needed, and one build serves every Node.
 mkdir -p "$package/lib/napi-v$NAPI_VERSION" "$package/deps"
 ln -sfn "$cache/tensorflow" "$package/deps/lib"
 g++ -std=c++17 -O2 -fPIC -shared -DNAPI_VERSION=$NAPI_VERSION \
-  -I"$package" -I"$cache/node_modules/node-api-headers/include" -I"$cache/tensorflow/include" \
+  -I"$package" -I"$checkout/node_modules/node-api-headers/include" -I"$cache/tensorflow/include" \
   "$package/binding/tfjs_backend.cc" "$package/binding/tfjs_binding.cc" \
   -L"$cache/tensorflow" -l:libtensorflow_cc.so.2 -l:libtensorflow_framework.so.2 \
   '-Wl,-rpath,$ORIGIN/../../deps/lib' -o "$package/lib/napi-v$NAPI_VERSION/tfjs_binding.node"
