@@ -128,7 +128,7 @@ export async function sweepProbes(data: ActivationData, options: SweepOptions): 
     label,
     target: target.kind,
     estimator,
-    settings: { folds: folds.count, group: column ?? "", ...units[0]?.probe.settings },
+    settings: { folds: folds.count, group: column ?? "", ...commonSettings(units) },
     scoring: headlineName(target),
     normalized: normalize,
     model: data.model,
@@ -148,6 +148,15 @@ export async function sweepProbes(data: ActivationData, options: SweepOptions): 
     units,
     vectors,
   };
+}
+
+/** The settings that all units share: a penalty that each chose for itself is none of them. */
+function commonSettings(units: readonly UnitResult[]): Probe["settings"] {
+  const [first, ...others] = units;
+  const shared = Object.entries(first?.probe.settings ?? {}).filter(([key, value]) =>
+    others.every(({ probe }) => probe.settings[key] === value),
+  );
+  return Object.fromEntries(shared);
 }
 
 function checkSites(data: ActivationData): void {
