@@ -28,6 +28,7 @@ struct GroupScale {
 };
 
 inline GroupScale roundScale(float scale) {
+  if (scale == 0.0F) return {0, 0.0F};  // not −0
   std::uint16_t halves[kLanes];
   float values[kLanes];
   storeHalf(halves, splat(scale));
