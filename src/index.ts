@@ -40,6 +40,25 @@ export {
   type AttributionOptions,
   type LogitAttribution,
 } from "./activations/attribution.js";
+export {
+  captureActivations,
+  type CaptureOptions,
+  type CaptureProgress,
+  type CaptureSummary,
+} from "./activations/capture.js";
+export type { CaptureItem } from "./activations/capture-item.js";
+export type { CaptureEstimate, CaptureReduction, CaptureRequest } from "./activations/capture-plan.js";
+export { readCodesFile, readManifest } from "./activations/manifest.js";
+export { covarianceOf, meanOf, mergeMoments, varianceOf, type Moments } from "./activations/moments.js";
+export {
+  openCapture,
+  type Capture,
+  type CaptureBatch,
+  type CaptureMatrix,
+  type CaptureMoments,
+  type CaptureRow,
+} from "./activations/store.js";
+export type { CaptureSettings, Label, Labels } from "./activations/store-format.js";
 export { heatMapHtml, heatMapSvg, type Table } from "./activations/heat-map.js";
 export { hearLens, lensCodes, lensTable, type LensOptions } from "./activations/lens.js";
 export {

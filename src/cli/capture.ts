@@ -5,9 +5,12 @@ import { Command, Option } from "commander";
 import { captureActivations, type CaptureSummary } from "../activations/capture.js";
 import type { CaptureItem } from "../activations/capture-item.js";
 import type { CaptureEstimate, CaptureReduction } from "../activations/capture-plan.js";
+import { joinInterventions } from "../activations/intervention.js";
 import { readCodesFile, readManifest } from "../activations/manifest.js";
 import { UsageError } from "../errors.js";
 import { MusicGen } from "../musicgen.js";
+import { readSteering } from "../steering/files.js";
+import { steer } from "../steering/steering.js";
 import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber } from "./options.js";
 import { bytes, duration, printResult, ProgressLine } from "./output.js";
 
@@ -33,6 +36,7 @@ interface Options {
   readonly greedy?: boolean;
   readonly seed?: number;
   readonly dtype: "f32" | "f16";
+  readonly steer?: readonly string[];
   readonly shard?: { readonly index: number; readonly of: number };
   readonly budget?: number;
   readonly json?: boolean;
@@ -77,6 +81,7 @@ export function captureCommand(): Command {
     .option("--top-p <p>", "of generated clips (default: 1)", parseNumber("--top-p"))
     .option("--greedy", "generate with the most likely tokens")
     .option("--seed <n>", "from which each generated clip's own seed follows (default: 0)", parseNumber("--seed"))
+    .option("--steer <spec.json...>", "capture while steered as these specs say (`tonearm steer-spec` makes one)")
     .addOption(new Option("--dtype <type>", "how values are stored").choices(["f32", "f16"]).default("f32"))
     .option("--shard <i/n>", "every n-th clip only, from clip i on; i counts from 0", parseShard)
     .option("--budget <size>", "refuse what takes more on disk, for example 500MB or 20GB (default: 4GiB)", parseSize)
@@ -90,16 +95,19 @@ async function run(options: Options): Promise<void> {
   const started = performance.now();
   const reduction = chooseReduction(options);
   const items = await chooseItems(options);
+  const specs = await Promise.all((options.steer ?? []).map(readSteering));
   const model = await MusicGen.load(modelDirectory(options.model), { backend: options.backend });
   const progress = new ProgressLine(options.json !== true);
   const interrupt = new AbortController();
   const stop = (): void => interrupt.abort();
   process.once("SIGINT", stop); // a second Ctrl-C ends the process at once
   try {
+    const steering = specs.map(({ spec, vectors }) => steer(model, spec, vectors));
     const summary = await captureActivations(model, {
       ...options,
       items,
       reduction,
+      steering: steering.length > 0 ? joinInterventions(steering) : undefined,
       signal: interrupt.signal,
       onPlan: (estimate) => {
         if (options.json !== true) process.stderr.write(`${describe(estimate)}\n`);
