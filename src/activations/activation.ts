@@ -1,6 +1,6 @@
 import type * as tf from "@tensorflow/tfjs-core";
 
-import { UsageError } from "../errors.js";
+import { SiteError, UsageError } from "../errors.js";
 import { frameAt } from "../model/delay.js";
 import { describeRows, type RowRole } from "../model/guidance.js";
 import type { DecoderContext, PassContext, PassStop } from "../model/pass.js";
@@ -28,15 +28,25 @@ export class Activation {
     this.#announcement = announcement;
   }
 
-  /** The tensor, or what it was replaced by. */
+  /**
+   * The tensor, or what it was replaced by.
+   *
+   * @throws {SiteError} if it is freed: its block has ended, or a consumer disposed it.
+   */
   get value(): tf.Tensor {
-    return this.#announcement.result;
+    const { result } = this.#announcement;
+    if (!result.isDisposed) return result;
+    throw new SiteError({
+      asked: `read the activation at ${this.site}`,
+      found: "its tensor is freed: it was disposed, or the network has gone on from there",
+      todo: "tf.clone an activation that you keep, while the walk is there; leave disposing to the network",
+    });
   }
 
   /**
    * The network goes on with `tensor` instead, and owns it from here on.
    *
-   * @throws {SiteError} if its shape or dtype is not the value's.
+   * @throws {SiteError} if its shape or dtype is not the value's, or the network has gone on already.
    */
   replace(tensor: tf.Tensor): void {
     this.#announcement.replace(tensor);
@@ -71,7 +81,7 @@ export class Activation {
     const { pass } = this;
     if (pass.phase === "text") return range(0, pass.tokens);
     if (!isDecoder(pass)) return [];
-    if (this.#overTokens) return range(0, this.value.shape[1] ?? 0);
+    if (this.#overTokens) return range(0, this.#announcement.result.shape[1] ?? 0);
     const end = pass.firstPosition + pass.positions;
     const lastOnly = pass.phase !== "forward" && /^hook_(guided_)?logits$/.test(this.site);
     return lastOnly ? [end - 1] : range(pass.firstPosition, pass.positions);
@@ -98,7 +108,7 @@ export class Activation {
     if (this.site === "hook_pos_embed") return [];
     const { batch } = pass.rows;
     if (this.site === "hook_guided_logits") return range(0, batch).map((item) => ({ role: "guided", item }));
-    return describeRows(pass.rows).slice(0, this.value.shape[0]);
+    return describeRows(pass.rows).slice(0, this.#announcement.result.shape[0]);
   }
 
   /**

@@ -84,7 +84,8 @@ export class PlacedHooks implements Taps {
       const before = at.value;
       const returned: unknown = await placed.hook.run(before, at);
       if (returned !== undefined && returned !== before) replace(at, returned, placed);
-      if (at.value.isDisposed) throw misbehaved(placed, at.site, "it disposed the value, which is the network's");
+      if (stop.announcement.result.isDisposed)
+        throw misbehaved(placed, at.site, "it disposed the value, which is the network's");
       if (at.value !== before && placed.hook.trusted !== true) await requireFinite(at.value, placed, at.site);
     }
   }

@@ -29,6 +29,7 @@ export class Announcement {
   readonly site: string;
   readonly value: tf.Tensor;
   #replacement: tf.Tensor | undefined;
+  #passed = false; // whether the network has gone on
 
   constructor(site: string, value: tf.Tensor) {
     this.site = site;
@@ -43,9 +44,17 @@ export class Announcement {
   /**
    * Goes on with `tensor` instead of `value`. Replacing twice keeps the last one and frees the one before.
    *
-   * @throws {SiteError} if the shape or dtype differs from the value's.
+   * @throws {SiteError} if the shape or dtype differs from the value's, or the network has gone on already: the tensor
+   *   then stays the caller's.
    */
   replace(tensor: tf.Tensor): void {
+    if (this.#passed) {
+      throw new SiteError({
+        asked: `replace the activation at ${this.site}`,
+        found: "the network has gone on from there",
+        todo: "Replace it before the walk's next step, and let a hook return the promise of what it waits for",
+      });
+    }
     if (tensor === this.value) return this.#discard();
     const sameShape =
       tensor.shape.length === this.value.shape.length &&
@@ -60,6 +69,11 @@ export class Announcement {
     if (tensor === this.#replacement) return;
     this.#discard();
     this.#replacement = tensor;
+  }
+
+  /** The network goes on: from here on nothing can be replaced. */
+  pass(): void {
+    this.#passed = true;
   }
 
   #discard(): void {
@@ -78,6 +92,7 @@ export function* announce<T extends tf.Tensor>(taps: Taps, owner: Owner, site: s
   try {
     yield stop;
   } finally {
+    stop.pass();
     if (stop.result !== value) owner.own(stop.result);
   }
   // replace() has checked shape and dtype, which is all that tells one tf.Tensor type from another.

@@ -107,6 +107,18 @@ describeOnEachBackend("a walk", (backend) => {
     expect(stops).toBe(6); // prefill and five steps
   });
 
+  it("says so when an activation is read or replaced after the network has gone on", async () => {
+    const before = tf.memory().numTensors;
+    const [embedded] = [...model.walk(forced(), ["hook_embed", "blocks.0.hook_resid_pre"])];
+    expect(() => embedded?.value).toThrow(/hook_embed: its tensor is freed.*tf\.clone/);
+    expect(embedded?.positions).toEqual([0, 1, 2, 3, 4, 5]); // where it stood is still known
+    expect(embedded?.rows).toEqual([{ role: "cond", item: 0 }]);
+    const late = tf.zeros([1, 6, 32]);
+    expect(() => embedded?.replace(late)).toThrow("the network has gone on");
+    late.dispose();
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
   it("waits for a consumer that takes its time, and for hooks that do", async () => {
     const clean = await valuesOf(await model.forward(forced()));
     const pause = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 1));
