@@ -13,7 +13,9 @@ import { reportError } from "./output.js";
 import { probeCommand } from "./probe.js";
 import { reportCommand } from "./report.js";
 import { sitesCommand } from "./sites.js";
+import { recipeCommand } from "./recipe.js";
 import { steerSpecCommand } from "./steer-spec.js";
+import { sweepCommand } from "./sweep.js";
 
 /**
  * The command line. Every command parses its options, calls the library and prints what it did.
@@ -38,6 +40,8 @@ async function main(): Promise<void> {
     doctorCommand(),
     demoCommand(),
     steerSpecCommand(),
+    sweepCommand(),
+    recipeCommand(),
   ]) {
     program.addCommand(command.copyInheritedSettings(program));
   }
