@@ -84,6 +84,36 @@ export {
   type ResidualStack,
 } from "./activations/residual.js";
 
+export { fromCapture, streamMoments, type CaptureSelection } from "./probes/capture.js";
+export { compareEstimators, type ComparedUnit, type Comparison } from "./probes/compare.js";
+export { covarianceFromMoments } from "./probes/covariance.js";
+export type { ActivationData, SiteFeatures } from "./probes/data.js";
+export { meanDifferencesFromMoments } from "./probes/means.js";
+export type { ClassScores, Interval, Scores, ValueScores } from "./probes/metrics.js";
+export { mergeProbeMoments, probeMoments, type MomentOptions, type ProbeMoments } from "./probes/moments.js";
+export { cosine, scoresOf, type Probe } from "./probes/probe.js";
+export { ridgeFromMoments, type RidgeSolution } from "./probes/ridge.js";
+export { readSummary, summarize, verdict, type ProbeSummary, type UnitSummary } from "./probes/summary.js";
+export {
+  ESTIMATORS,
+  sweepProbes,
+  type EstimatorName,
+  type EstimatorOptions,
+  type ProbeOptions,
+  type ProbeSweep,
+  type UnitResult,
+} from "./probes/sweep.js";
+export { probeReport } from "./experiments/report.js";
+export {
+  directionOf,
+  directionShape,
+  readVectors,
+  requireSameModel,
+  writeVectors,
+  type SiteVectors,
+  type SteeringVectors,
+} from "./probes/vectors.js";
+
 export type { Audio } from "./audio/audio.js";
 export { readWav, writeWav } from "./audio/wav.js";
 

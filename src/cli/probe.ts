@@ -7,7 +7,7 @@ import { UsageError } from "../errors.js";
 import { fromCapture } from "../probes/capture.js";
 import { compareEstimators, type Comparison } from "../probes/compare.js";
 import { interval, nameOf, summarize, verdict } from "../probes/summary.js";
-import { ESTIMATORS, sweepProbes, type EstimatorName, type SweepOptions } from "../probes/sweep.js";
+import { ESTIMATORS, sweepProbes, type EstimatorName, type ProbeOptions } from "../probes/sweep.js";
 import { writeVectors } from "../probes/vectors.js";
 import { useBackend } from "../runtime/backend.js";
 import { checkWritable } from "./clips.js";
@@ -71,7 +71,7 @@ async function run(directories: readonly string[], options: Options): Promise<vo
   const data = fromCapture(await openCapture(directories), { sites, role: rows });
   const progress = new ProgressLine(json !== true);
   const penalties = options.penalty?.map(readPenalty);
-  const sweepOptions: Omit<SweepOptions, "estimator"> = {
+  const sweepOptions: Omit<ProbeOptions, "estimator"> = {
     ...{ label, kind, group, folds, seed, normalize, control },
     options: penalties ? { ridge: { penalties }, logistic: { penalties } } : undefined,
     onProgress: (done, total) => {

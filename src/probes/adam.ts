@@ -2,7 +2,7 @@ import { UsageError } from "../errors.js";
 import { uniformStream } from "../runtime/random.js";
 import { conceptsOf, type Target, type Training } from "./data.js";
 import { multiply, product, type Matrix } from "./linear-algebra.js";
-import { momentsOf } from "./moments.js";
+import { probeMoments } from "./moments.js";
 import type { Probe } from "./probe.js";
 
 /**
@@ -108,7 +108,7 @@ type Gradient = (weights: Float64Array) => Promise<Float64Array>;
  */
 async function squaredError(x: Matrix, columns: Float64Array, outputs: number): Promise<Gradient> {
   const { rows, columns: d } = x;
-  const { scatter, cross, mean, targetMean } = await momentsOf(x, columns, {
+  const { scatter, cross, mean, targetMean } = await probeMoments(x, columns, {
     precision: rows * d * d > 2e7 ? "float32" : "float64",
   });
   const products = scatter.map((value, index) => {

@@ -2,7 +2,7 @@ import type { Capture } from "../activations/store.js";
 import { hashSettings, type CaptureRole } from "../activations/store-format.js";
 import { SiteError, UsageError } from "../errors.js";
 import type { ActivationData, Label } from "./data.js";
-import { mergeMoments, momentsOf, type MomentOptions, type Moments } from "./moments.js";
+import { mergeProbeMoments, probeMoments, type MomentOptions, type ProbeMoments } from "./moments.js";
 
 /** Captures as data of probes. */
 
@@ -95,7 +95,7 @@ function chosenSites(capture: Capture, wanted: readonly string[] | undefined): C
 }
 
 /**
- * The running sums of a site over a capture read batch by batch: for {@link Moments} of more rows than fit in memory.
+ * The running sums of a site over a capture read batch by batch: for {@link ProbeMoments} of more rows than fit in memory.
  *
  * @param y columns of target values over all rows of the capture: [c, rows]
  * @param size rows of a batch
@@ -105,16 +105,16 @@ export async function streamMoments(
   site: string,
   y: Float64Array,
   { size = 1024, ...options }: MomentOptions & { readonly size?: number } = {},
-): Promise<Moments> {
+): Promise<ProbeMoments> {
   const columns = y.length / capture.rowCount;
-  let sums: Moments | undefined;
+  let sums: ProbeMoments | undefined;
   for await (const { values, rows, width, indices } of capture.batches(site, { size })) {
     const own = new Float64Array(columns * rows);
     for (let column = 0; column < columns; column++) {
       indices.forEach((row, index) => (own[column * rows + index] = y[column * capture.rowCount + row] ?? 0));
     }
-    const next = await momentsOf({ rows, columns: width, values }, own, options);
-    sums = sums ? mergeMoments(sums, next) : next;
+    const next = await probeMoments({ rows, columns: width, values }, own, options);
+    sums = sums ? mergeProbeMoments(sums, next) : next;
   }
   if (sums) return sums;
   throw new UsageError({ asked: `sum ${site} over a capture`, found: "no rows", todo: "Capture one clip at least" });

@@ -2,7 +2,7 @@ import { UsageError } from "../errors.js";
 import type { ActivationData } from "./data.js";
 import { headline, measureDifference, type Interval } from "./metrics.js";
 import { cosine } from "./probe.js";
-import { sweepProbes, type EstimatorName, type Sweep, type SweepOptions, type UnitResult } from "./sweep.js";
+import { sweepProbes, type EstimatorName, type ProbeSweep, type ProbeOptions, type UnitResult } from "./sweep.js";
 
 /** One unit under two estimators. */
 export interface ComparedUnit {
@@ -17,7 +17,7 @@ export interface ComparedUnit {
 /** Two estimators on the same rows and folds. */
 export interface Comparison {
   readonly estimators: readonly [EstimatorName, EstimatorName];
-  readonly sweeps: readonly [Sweep, Sweep];
+  readonly sweeps: readonly [ProbeSweep, ProbeSweep];
   readonly units: readonly ComparedUnit[];
   /** Units at which one is better, its whole interval on one side of 0. */
   readonly wins: readonly [first: number, second: number];
@@ -32,7 +32,7 @@ export interface Comparison {
 export async function compareEstimators(
   data: ActivationData,
   [first, second]: readonly [EstimatorName, EstimatorName],
-  options: Omit<SweepOptions, "estimator">,
+  options: Omit<ProbeOptions, "estimator">,
 ): Promise<Comparison> {
   if (first === second) {
     throw new UsageError({ asked: `compare ${first} with ${second}`, found: "one estimator", todo: "Name two" });
@@ -53,10 +53,10 @@ export async function compareEstimators(
 }
 
 function compareUnit(
-  { target, groupsOfRows }: Sweep,
+  { target, groupsOfRows }: ProbeSweep,
   one: UnitResult,
   other: UnitResult,
-  { seed = 0, bootstrap }: Omit<SweepOptions, "estimator">,
+  { seed = 0, bootstrap }: Omit<ProbeOptions, "estimator">,
 ): ComparedUnit {
   const { width, concepts } = one.probe;
   return {

@@ -1,5 +1,5 @@
 import { conceptsOf, targetColumns, type Training } from "./data.js";
-import { featureScales, momentsOf, type Moments } from "./moments.js";
+import { featureScales, probeMoments, type ProbeMoments } from "./moments.js";
 import { calibrate, type Probe } from "./probe.js";
 
 /**
@@ -16,7 +16,7 @@ export async function fitCovariance(
   { x, target }: Training,
   { standardize = false }: CovarianceOptions = {},
 ): Promise<Probe> {
-  const moments = await momentsOf(x, targetColumns(target).values, { scatter: "diagonal" });
+  const moments = await probeMoments(x, targetColumns(target).values, { scatter: "diagonal" });
   const columns = covarianceFromMoments(moments, standardize);
   const concepts = conceptsOf(target).length;
   if (concepts !== 2) return calibrate(columns, x, target, { standardize });
@@ -27,7 +27,7 @@ export async function fitCovariance(
 }
 
 /** One direction per target column from running sums: [c, d] */
-export function covarianceFromMoments(moments: Moments, standardize: boolean): Float64Array {
+export function covarianceFromMoments(moments: ProbeMoments, standardize: boolean): Float64Array {
   const { rows, features, cross } = moments;
   const scales = featureScales(moments, standardize);
   return cross.map((value, index) => (value / rows) * (standardize ? (scales[index % features] ?? 0) ** 2 : 1));

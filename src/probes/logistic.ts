@@ -1,7 +1,7 @@
 import { UsageError } from "../errors.js";
 import { takeGroups, type ClassTarget, type Training } from "./data.js";
 import { addScaled, dot, product, takeRows, type Matrix } from "./linear-algebra.js";
-import { centredRows, featureScales, momentsOf } from "./moments.js";
+import { centredRows, featureScales, probeMoments } from "./moments.js";
 import { probeOfColumns, scoresOf, type Probe } from "./probe.js";
 import { smallestIndex } from "./ridge.js";
 import { groupedFolds, rowsOf } from "./splits.js";
@@ -68,7 +68,7 @@ async function path(
   penalties: readonly number[],
   standardize: boolean,
 ): Promise<readonly Probe[]> {
-  const moments = await momentsOf(x, new Float64Array(x.rows), { scatter: "diagonal" });
+  const moments = await probeMoments(x, new Float64Array(x.rows), { scatter: "diagonal" });
   const scales = featureScales(moments, standardize);
   const scaled = centredRows(x, moments.mean, scales);
   const outputs = target.names.length === 2 ? 1 : target.names.length;

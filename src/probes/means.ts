@@ -1,7 +1,7 @@
 import { UsageError } from "../errors.js";
 import { conceptsOf, type Target, type Training } from "./data.js";
 import type { Matrix } from "./linear-algebra.js";
-import type { Moments } from "./moments.js";
+import type { ProbeMoments } from "./moments.js";
 import { calibrate, type Probe } from "./probe.js";
 
 const QUANTILE = 0.2;
@@ -55,7 +55,7 @@ export function sidesOf(target: Target): readonly { readonly towards: Int32Array
  *
  * @returns one direction per target column: [c, d]
  */
-export function meanDifferencesFromMoments({ rows, features, targets, targetMean, cross }: Moments): Float64Array {
+export function meanDifferencesFromMoments({ rows, features, targets, targetMean, cross }: ProbeMoments): Float64Array {
   const directions = new Float64Array(targets * features);
   for (let column = 0; column < targets; column++) {
     const share = targetMean[column] ?? 0;

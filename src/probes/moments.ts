@@ -6,7 +6,7 @@ import { product, type Matrix } from "./linear-algebra.js";
  * Sums of any cut of the rows merge to those of the whole (Chan, Golub and LeVeque 1979), so a capture larger than memory
  * is fitted in one pass, and shards are fitted apart.
  */
-export interface Moments {
+export interface ProbeMoments {
   readonly rows: number;
   readonly features: number; // d
   readonly targets: number; // c
@@ -31,11 +31,11 @@ export interface MomentOptions {
  * @param y columns of target values, one after another: [c, rows]
  * @throws {UsageError} if there is no row.
  */
-export async function momentsOf(
+export async function probeMoments(
   x: Matrix,
   y: Float64Array,
   { scatter = "full", precision = "float64" }: MomentOptions = {},
-): Promise<Moments> {
+): Promise<ProbeMoments> {
   const { rows, columns: features } = x;
   if (rows === 0) throw new UsageError({ asked: "sum activations", found: "no row", todo: "Give one row at least" });
   const targets = y.length / rows;
@@ -62,7 +62,7 @@ export async function momentsOf(
  *
  * @throws {UsageError} if there is none, or they are of different features, targets or kinds.
  */
-export function mergeMoments(...parts: readonly Moments[]): Moments {
+export function mergeProbeMoments(...parts: readonly ProbeMoments[]): ProbeMoments {
   const [first] = parts;
   if (!first) throw new UsageError({ asked: "merge sums", found: "none", todo: "Give those of one shard at least" });
   const { features: d, targets: c } = first;
@@ -103,7 +103,7 @@ export function mergeMoments(...parts: readonly Moments[]): Moments {
   return { rows, features: d, targets: c, mean, targetMean, scatter, cross };
 }
 
-function weightedMean(means: readonly Float64Array[], parts: readonly Moments[], rows: number): Float64Array {
+function weightedMean(means: readonly Float64Array[], parts: readonly ProbeMoments[], rows: number): Float64Array {
   const mean = new Float64Array(means[0]?.length ?? 0);
   means.forEach((own, part) => {
     const share = (parts[part]?.rows ?? 0) / rows;
@@ -131,7 +131,7 @@ function addOuter(
 }
 
 /** Variance of each feature: [d]. */
-export function variances({ rows, features, scatter }: Moments): Float64Array {
+export function variances({ rows, features, scatter }: ProbeMoments): Float64Array {
   const stride = scatter.length === features ? 1 : features + 1;
   return Float64Array.from({ length: features }, (_, index) => (scatter[index * stride] ?? 0) / rows);
 }
@@ -145,7 +145,7 @@ const CONSTANT = 1e-6; // relative to the mean: what float32 rounding alone make
  *
  * @throws {UsageError} if all features are constant.
  */
-export function featureScales(moments: Moments, standardize: boolean): Float64Array {
+export function featureScales(moments: ProbeMoments, standardize: boolean): Float64Array {
   const variance = variances(moments);
   const constant = variance.map((value, index) =>
     Math.sqrt(value) <= CONSTANT * Math.abs(moments.mean[index] ?? 0) ? 1 : 0,

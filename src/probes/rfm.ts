@@ -1,7 +1,7 @@
 import { UsageError } from "../errors.js";
 import { conceptsOf, takeGroups, takeTarget, targetColumns, type Training } from "./data.js";
 import { dot, factorise, multiply, product, takeRows, topEigenpair, type Matrix } from "./linear-algebra.js";
-import { centredRows, featureScales, momentsOf } from "./moments.js";
+import { centredRows, featureScales, probeMoments } from "./moments.js";
 import { calibrate, projectionsOf, type Probe } from "./probe.js";
 import { randomDirection } from "./random.js";
 import { groupedFolds, rowsOf } from "./splits.js";
@@ -51,7 +51,7 @@ export async function fitRfm(training: Training, options: RfmOptions = {}): Prom
   const folds = groupedFolds(target, groups, 4, seed);
   const [kept, held] = [rowsOf(folds, [0], { except: true }), rowsOf(folds, [0])];
   const inner = { x: takeRows(x, kept), target: takeTarget(target, kept), groups: takeGroups(groups, kept) };
-  const moments = await momentsOf(inner.x, new Float64Array(kept.length), { scatter: "diagonal" });
+  const moments = await probeMoments(inner.x, new Float64Array(kept.length), { scatter: "diagonal" });
   const scales = featureScales(moments, standardize);
   const rows = centredRows(inner.x, moments.mean, scales);
   const outside = centredRows(takeRows(x, held), moments.mean, scales);

@@ -1,6 +1,6 @@
 import { targetColumns, type Training } from "./data.js";
 import { dot, factorise, product, takeRows, type Matrix } from "./linear-algebra.js";
-import { centredRows, featureScales, mergeMoments, momentsOf, type Moments } from "./moments.js";
+import { centredRows, featureScales, mergeProbeMoments, probeMoments, type ProbeMoments } from "./moments.js";
 import { probeOfColumns, type Probe } from "./probe.js";
 import { groupedFolds, rowsOf, type Folds } from "./splits.js";
 
@@ -34,7 +34,7 @@ export interface RidgeSolution {
  * @returns one solution per penalty.
  */
 export async function ridgeFromMoments(
-  moments: Moments,
+  moments: ProbeMoments,
   penalties: readonly number[],
   standardize: boolean,
 ): Promise<readonly RidgeSolution[]> {
@@ -65,7 +65,7 @@ export async function ridgeFromRows(
   standardize: boolean,
 ): Promise<readonly RidgeSolution[]> {
   const { rows, columns: d } = x;
-  const moments = await momentsOf(x, y, { scatter: "diagonal" });
+  const moments = await probeMoments(x, y, { scatter: "diagonal" });
   const { targets } = moments;
   const scales = featureScales(moments, standardize);
   const scaled = centredRows(x, moments.mean, scales);
@@ -109,7 +109,7 @@ async function rowProducts(x: Matrix): Promise<Float64Array> {
   return products;
 }
 
-function biases(weights: Float64Array, { mean, targetMean, features }: Moments, targets: number): Float64Array {
+function biases(weights: Float64Array, { mean, targetMean, features }: ProbeMoments, targets: number): Float64Array {
   return Float64Array.from(
     { length: targets },
     (_, column) => (targetMean[column] ?? 0) - dot(weights.subarray(column * features, (column + 1) * features), mean),
@@ -133,7 +133,7 @@ export async function fitRidge(training: Training, options: RidgeOptions = {}): 
         );
   const solve = x.rows < x.columns ? ridgeFromRows(x, y, [chosen], standardize) : undefined;
   const [solution] =
-    (await solve) ?? (await ridgeFromMoments(await momentsOf(x, y, precisionFor(x)), [chosen], standardize));
+    (await solve) ?? (await ridgeFromMoments(await probeMoments(x, y, precisionFor(x)), [chosen], standardize));
   const { weights, bias } = solution ?? { weights: new Float64Array(x.columns), bias: new Float64Array(1) };
   return probeOfColumns(target, weights, bias, { penalty: chosen, standardize });
 }
@@ -175,11 +175,11 @@ export async function ridgeFolds(x: Matrix, y: Float64Array, folds: Folds, stand
     const rows = rowsOf(folds, [fold]);
     return { rows: takeRows(x, rows), targets: takeColumnRows(y, x.rows, rows) };
   });
-  const sums: (Moments | undefined)[] = [];
+  const sums: (ProbeMoments | undefined)[] = [];
   const wide = (left: number): boolean => x.rows - left < x.columns;
-  const sumsOf = async (fold: number): Promise<Moments> => {
+  const sumsOf = async (fold: number): Promise<ProbeMoments> => {
     const part = parts[fold] ?? { rows: takeRows(x, new Int32Array()), targets: new Float64Array() };
-    return (sums[fold] ??= await momentsOf(part.rows, part.targets, precisionFor(x)));
+    return (sums[fold] ??= await probeMoments(part.rows, part.targets, precisionFor(x)));
   };
   return {
     count: folds.count,
@@ -189,9 +189,9 @@ export async function ridgeFolds(x: Matrix, y: Float64Array, folds: Folds, stand
         const rows = rowsOf(folds, kept);
         return ridgeFromRows(takeRows(x, rows), takeColumnRows(y, x.rows, rows), penalties, standardize);
       }
-      const wanted: Moments[] = [];
+      const wanted: ProbeMoments[] = [];
       for (const fold of kept) wanted.push(await sumsOf(fold));
-      return ridgeFromMoments(mergeMoments(...wanted), penalties, standardize);
+      return ridgeFromMoments(mergeProbeMoments(...wanted), penalties, standardize);
     },
     errors({ weights, bias }, fold) {
       const part = parts[fold];

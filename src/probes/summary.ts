@@ -1,7 +1,7 @@
 import { readJsonFile, type JsonObject } from "../checkpoint/json.js";
 import { CheckpointError } from "../errors.js";
 import { chanceLevel, headline, type Interval, type Scores } from "./metrics.js";
-import type { Sweep } from "./sweep.js";
+import type { ProbeSweep } from "./sweep.js";
 
 /** The results of a sweep as plain JSON: what reports are made of. */
 export interface ProbeSummary {
@@ -40,7 +40,7 @@ const FORMAT = "tonearm probe results 1";
 export const LUCK = 0.025;
 
 /** Summarises a sweep. */
-export function summarize({ target, rows, groups, grouped, folds, units, vectors }: Sweep): ProbeSummary {
+export function summarize({ target, rows, groups, grouped, folds, units, vectors }: ProbeSweep): ProbeSummary {
   const { tonearm, model, label, concepts, estimator, settings, seed, scoring } = vectors;
   return {
     format: FORMAT,

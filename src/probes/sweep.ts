@@ -41,7 +41,7 @@ export interface EstimatorOptions {
 }
 
 /** What to probe for, and how. */
-export interface SweepOptions {
+export interface ProbeOptions {
   readonly label: string; // column
   readonly kind?: Target["kind"] | undefined; // without it: numbers as numbers, all else as classes
   readonly group?: string | undefined; // column; without it the clip, or each row by itself
@@ -72,7 +72,7 @@ export interface UnitResult {
 }
 
 /** Probes at every unit of a capture. */
-export interface Sweep {
+export interface ProbeSweep {
   readonly target: Target;
   readonly rows: number;
   readonly groupsOfRows: Groups;
@@ -94,7 +94,7 @@ const CONTROL_RESAMPLES = 200; // its interval is there to be looked at, nothing
  *
  * @throws {UsageError} if labels, groups or activations can't carry a probe; the sentence says which, and why.
  */
-export async function sweepProbes(data: ActivationData, options: SweepOptions): Promise<Sweep> {
+export async function sweepProbes(data: ActivationData, options: ProbeOptions): Promise<ProbeSweep> {
   const { label, kind, estimator, seed = 0, control = true, onProgress, signal } = options;
   const normalize = options.normalize ?? estimator === "adam";
   const target = readTarget(data, label, kind);

@@ -7,7 +7,7 @@ import { openCapture } from "../../src/activations/store.js";
 import { TINY_SHAPE, writeRandomCheckpoint } from "../../src/model/random-checkpoint.js";
 import { MusicGen } from "../../src/musicgen.js";
 import { fromCapture, streamMoments } from "../../src/probes/capture.js";
-import { momentsOf } from "../../src/probes/moments.js";
+import { probeMoments } from "../../src/probes/moments.js";
 import { sweepProbes } from "../../src/probes/sweep.js";
 import { readVectors, requireSameModel, writeVectors } from "../../src/probes/vectors.js";
 import { temporaryDirectory } from "../support/temporary.js";
@@ -51,7 +51,7 @@ it("a capture is probed, its vectors fit the model that made it, and sums read i
 
     const y = Float64Array.from(items, (_, clip) => clip % 2);
     const { values, rows, width } = await capture.read("blocks.0.hook_resid_post");
-    const whole = await momentsOf({ rows, columns: width, values }, y);
+    const whole = await probeMoments({ rows, columns: width, values }, y);
     const streamed = await streamMoments(capture, "blocks.0.hook_resid_post", y, { size: 5 });
     const largest = Math.max(...whole.scatter);
     expect(streamed.scatter).toBeAllClose(whole.scatter, { within: 1e-10 * largest });
