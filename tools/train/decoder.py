@@ -26,7 +26,7 @@ def run(settings: Settings) -> None:
     for part in (codec.encoder, codec.quantizer):
         part.requires_grad_(False)
     losses = SpectralLoss(settings.sample_rate).to(settings.device)
-    optimizer = torch.optim.AdamW(codec.decoder.parameters(), lr=settings.codec_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(codec.decoder.parameters(), lr=settings.decoder_rate, betas=(0.9, 0.99), weight_decay=0.0)
     rng = np.random.default_rng((settings.seed, 14))
     state = load_state(folder / "decoder.pt", model=codec, optimizer=optimizer, rng=rng)
     step, clock, log = state["step"], Clock(state["seconds"]), Log(folder / "decoder.jsonl", state["step"])
@@ -35,7 +35,7 @@ def run(settings: Settings) -> None:
     codec.train()
     while clock.seconds() < budget:
         for group in optimizer.param_groups:
-            group["lr"] = settings.codec_rate * warm_hold_decay(step, clock.seconds() / budget)
+            group["lr"] = settings.decoder_rate * warm_hold_decay(step, clock.seconds() / budget)
         wanted, chosen = [], []
         available = encoded("train", settings)
         while len(wanted) < settings.codec_batch:

@@ -40,6 +40,7 @@ def run(settings: Settings) -> None:
     state = half(state)
     temporary = folder / "model.safetensors.part"
     save_file(state, temporary, metadata={"format": "pt"})
+    temporary.chmod(0o644)
     os.replace(temporary, folder / "model.safetensors")
     config = model_config(settings)
     config.architectures = ["MusicgenForConditionalGeneration"]

@@ -33,6 +33,7 @@ class Settings:
     codec_rate: float = 2e-4
     codec_minutes: float = 60.0
     decoder_minutes: float = 60.0
+    decoder_rate: float = 8e-5
     # Language model.
     vocab: int = 1000
     text_width: int = 96  # must differ from width: with equal widths the projection between them is left out

@@ -1,0 +1,128 @@
+"""Quick checks of the recipe that need no sound font and no training: `python -m unittest tools.train.tests`."""
+
+from __future__ import annotations
+
+import tempfile
+import unittest
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import EncodecModel
+
+from .captions import captions
+from .codec import Quantiser, codec_config
+from .compose import GENRES, HIGHEST, INSTRUMENTS, LOWEST, compose
+from .evaluate import chroma_similarity, faults
+from .judge import COUNT, Features
+from .lm import delayed, orthogonal
+from .render import plan
+from .settings import Settings, load
+from .start import start_linear
+
+
+def tone(frequencies, seconds=1.0, rate=32000) -> np.ndarray:
+    time = np.arange(int(seconds * rate)) / rate
+    return sum(np.sin(2 * np.pi * f * time + i) for i, f in enumerate(frequencies)).astype(np.float32) * 0.1
+
+
+class Composing(unittest.TestCase):
+    def test_one_seed_gives_one_piece(self):
+        one, two = (compose((1, 2, 3), "jazz", "flute", "band", 8.0) for _ in range(2))
+        self.assertEqual(one.notes, two.notes)
+        self.assertNotEqual(one.notes, compose((1, 2, 4), "jazz", "flute", "band", 8.0).notes)
+
+    def test_all_instruments_play_the_same_melody_in_range(self):
+        for genre in GENRES:
+            pieces = [compose((7, 0), genre, name, "solo", 8.0) for name in INSTRUMENTS]
+            self.assertEqual(len({tuple(p.notes) for p in pieces}), 1)
+            for note in pieces[0].notes:
+                self.assertTrue(LOWEST <= note.pitch <= HIGHEST and note.start < 8)
+
+    def test_captions_follow_the_labels(self):
+        labels = compose((5,), "rock", "violin", "band", 8.0).labels
+        for text in captions(labels, np.random.default_rng(0), 40):
+            self.assertFalse(any(other in text for other in ("jazz", "techno", "classical")), text)
+
+    def test_a_longer_plan_begins_with_the_shorter_one_and_splits_share_no_melody(self):
+        settings = Settings(rounds={"train": 2, "heldout": 2})
+        short = plan("train", settings)
+        long = plan("train", replace(settings, rounds={"train": 3, "heldout": 2}))
+        self.assertEqual(long[: len(short)], short)
+        seeds = [{tuple(clip["seed"]) for clip in plan(split, settings)} for split in ("train", "heldout")]
+        self.assertFalse(seeds[0] & seeds[1])
+
+
+class Codec(unittest.TestCase):
+    def setUp(self):
+        torch.manual_seed(0)
+        self.codec = EncodecModel(codec_config(Settings(codebook_size=64)))
+        rng = np.random.default_rng(0)
+        self.audio = np.stack([tone(rng.uniform(200, 900, 3)) for _ in range(12)])
+        start_linear(self.codec, self.audio, rng)
+
+    def test_the_geometry_is_the_official_one(self):
+        config = self.codec.config
+        self.assertEqual((config.frame_rate, config.num_quantizers, int(np.prod(config.upsampling_ratios))), (50, 4, 640))
+
+    @torch.no_grad()
+    def test_the_linear_start_passes_low_tones(self):
+        sound = torch.from_numpy(tone((330, 440)))
+        made = self.codec.decoder(self.codec.encoder(sound[None, None]))[0, 0]
+        self.assertEqual(made.shape, sound.shape)
+        self.assertGreater(float(torch.corrcoef(torch.stack([made, sound]))[0, 1]), 0.8)
+
+    @torch.no_grad()
+    def test_training_quantises_as_transformers_does(self):
+        latents = self.codec.encoder(torch.from_numpy(self.audio)[:, None])
+        quantiser = Quantiser(self.codec, torch.Generator().manual_seed(0))
+        quantiser.start(latents.permute(0, 2, 1).reshape(-1, latents.shape[1]))
+        passed, _, _ = quantiser(latents, update=False)
+        theirs = self.codec.quantizer.decode(self.codec.quantizer.encode(latents))
+        self.assertLess(float((passed - theirs).abs().max()), 1e-4)
+
+
+class LanguageModelParts(unittest.TestCase):
+    def test_codebooks_are_delayed_by_one_more_each(self):
+        codes = torch.arange(12).reshape(1, 4, 3)
+        self.assertEqual(delayed(codes, 99)[0, 2].tolist(), [99, 99, 99, 6, 7, 8, 99])
+        self.assertEqual(delayed(codes, 99)[0, 0].tolist(), [99, 0, 1, 2, 99, 99, 99])
+
+    def test_orthogonal_evens_out_singular_values(self):
+        torch.manual_seed(0)
+        for shape in ((24, 80), (80, 24)):
+            values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+            self.assertTrue(0.5 < float(values.min()) and float(values.max()) < 1.4)
+
+
+class Measures(unittest.TestCase):
+    def test_chroma_tells_a_tone_from_its_neighbour_but_not_from_its_octave(self):
+        a, octave, neighbour = tone((440,)), tone((880,)), tone((466.16,))
+        self.assertGreater(chroma_similarity(a, octave), 0.95)
+        self.assertLess(chroma_similarity(a, neighbour), 0.5)
+
+    def test_faults_are_found(self):
+        moving = np.arange(400).reshape(4, 100)
+        self.assertEqual(faults(tone((440,), 2), moving), [])
+        self.assertEqual(faults(np.zeros(64000, np.float32), moving), ["silence"])
+        self.assertEqual(faults(tone((440,), 2) * 30, moving), ["clipping"])
+        self.assertEqual(faults(tone((440,), 2), np.zeros((4, 100), int)), ["stuck"])
+
+    def test_features_do_not_depend_on_loudness(self):
+        compute, sound = Features(), tone((300, 600, 1200), 2)
+        self.assertEqual(compute(sound).shape, (COUNT,))
+        self.assertLess(float((compute(sound) - compute(sound * 0.3)).abs().max()), 0.05)
+
+
+class SettingsFile(unittest.TestCase):
+    def test_overrides_are_kept_and_unknown_names_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            load(Path(folder), {"lm_minutes": "7"})
+            self.assertEqual(load(Path(folder), {}).lm_minutes, 7)
+            with self.assertRaises(SystemExit):
+                load(Path(folder), {"lm_minute": "7"})
+
+
+if __name__ == "__main__":
+    unittest.main()
