@@ -8,7 +8,7 @@ import { describeOnEachBackend } from "../support/backends.js";
 import { fixtureDirectory } from "../support/fixtures.js";
 import { shortText, largestDifference, nudge, someCodes, valuesOf } from "./support.js";
 
-const FRAMES = 3;
+const FRAMES = 1;
 
 /** A hook that puts a copy in the place of every chosen activation. */
 function copying(sites: Hook["sites"], copy: (value: tf.Tensor) => tf.Tensor = tf.clone): Hook {
@@ -115,6 +115,6 @@ describeOnEachBackend("what changes nothing changes not one bit, and what change
       const place = Math.floor(index / perPosition) % positions;
       if (value !== changed[index]) places.add(`${row}:${place}`);
     });
-    expect([...places].toSorted()).toEqual([3, 4, 5, 6].map((place) => `1:${place}`));
+    expect([...places].toSorted()).toEqual([3, 4].map((place) => `1:${place}`));
   });
 });
