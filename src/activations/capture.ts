@@ -20,7 +20,8 @@ import type { Hook } from "./hooks.js";
 import { withIntervention } from "./intervention.js";
 import { RowCollector } from "./reduction.js";
 import { isMoments, type CaptureRole } from "./store-format.js";
-import { CaptureWriter, DISK, type ClipRows, type StoreFiles } from "./store-writer.js";
+import type { ClipRows } from "./store-pending.js";
+import { CaptureWriter, DISK, type StoreFiles } from "./store-writer.js";
 
 /** What to capture, where to, and who looks on. */
 export interface CaptureOptions extends CaptureRequest {

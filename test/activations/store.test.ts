@@ -6,7 +6,8 @@ import { describe, expect, it } from "vitest";
 import { meanOf } from "../../src/activations/moments.js";
 import { openCapture } from "../../src/activations/store.js";
 import type { CaptureSettings, Reduction } from "../../src/activations/store-format.js";
-import { CaptureWriter, DISK, type ClipRows, type StoreFiles } from "../../src/activations/store-writer.js";
+import type { ClipRows } from "../../src/activations/store-pending.js";
+import { CaptureWriter, DISK, type StoreFiles } from "../../src/activations/store-writer.js";
 import { CheckpointError, SiteError, UsageError } from "../../src/errors.js";
 import { temporaryDirectory } from "../support/temporary.js";
 
