@@ -70,7 +70,7 @@ export {
   type PatchMetric,
   type PatchRegion,
   type PatchSweep,
-  type SweepOptions,
+  type PatchSweepOptions,
 } from "./activations/patching.js";
 export { attentionTables } from "./activations/patterns.js";
 export {

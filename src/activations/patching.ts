@@ -64,7 +64,7 @@ export interface PatchSweep {
 }
 
 /** What a sweep goes over. */
-export interface SweepOptions extends PatchInputs {
+export interface PatchSweepOptions extends PatchInputs {
   /** One row of the table for each, in the order of the network: `"blocks.*.hook_resid_pre"`. */
   readonly sites: SiteSelection;
   /** One column for each position, or for each head of a site that has heads. */
@@ -84,7 +84,7 @@ export interface SweepOptions extends PatchInputs {
  * @throws {SiteError}, {@link UsageError} as {@link patchActivations}; {@link MemoryError} where the clean activations
  *   exceed the budget of a cache.
  */
-export async function patchSweep(model: PatchedModel, options: SweepOptions): Promise<PatchSweep> {
+export async function patchSweep(model: PatchedModel, options: PatchSweepOptions): Promise<PatchSweep> {
   const { clean, corrupted, over, metric, positions, rows, onProgress } = options;
   const catalogue = model.sites();
   const chosen = selectSites(options.sites, catalogue);
@@ -251,7 +251,7 @@ function positionAxis(letters: readonly string[]): number {
 function sweepColumns(
   swept: readonly Site[],
   cache: ActivationCache,
-  over: SweepOptions["over"],
+  over: PatchSweepOptions["over"],
   positions: readonly number[] | undefined,
 ): readonly number[] {
   if (over === "positions" && positions) return positions;
