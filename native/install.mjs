@@ -9,7 +9,7 @@
 // CXX names a compiler; TONEARM_NATIVE=0 skips the build.
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -25,9 +25,10 @@ const options = new Set(process.argv.slice(2));
 const sanitize = options.has("--sanitize");
 
 const WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"];
+export const LANGUAGE = ["-std=c++20", "-pthread", ...WARNINGS];
 // A product and a sum are fused only where a kernel says so: fused and composed ops must agree to the last bit.
-const ARITHMETIC = ["-ffp-contract=off", "-fno-math-errno"];
-const COMMON = ["-std=c++20", "-fPIC", "-pthread", "-fvisibility=hidden", ...ARITHMETIC, ...WARNINGS];
+export const ARITHMETIC = ["-ffp-contract=off", "-fno-math-errno"];
+const COMMON = [...LANGUAGE, ...ARITHMETIC, "-fPIC", "-fvisibility=hidden"];
 const OPTIMISED = ["-O3", "-DNDEBUG"];
 const SANITISED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 
@@ -37,7 +38,7 @@ const QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", ...QUIET];
 
 /** The kernel sets of a processor architecture: name and the flags its one source file is compiled with. */
-const KERNEL_SETS = {
+export const KERNEL_SETS = {
   x64: [
     { name: "generic", flags: [] },
     { name: "avx2", flags: AVX2 },
@@ -163,14 +164,18 @@ async function compile() {
   return `built with ${version} (${names})`;
 }
 
-try {
-  process.stdout.write(`tonearm: native backend ${await compile()}\n`);
-} catch (error) {
-  const lines = (error.stderr || error.message).split("\n");
-  const reason = lines.find((line) => line.includes("error")) ?? lines[0];
-  process.stdout.write(`tonearm: native backend not built: ${reason}; the slower WebAssembly backend will be used\n`);
-  if (options.has("--required")) {
-    if (error.stderr) process.stderr.write(error.stderr);
-    process.exitCode = 1;
+async function main() {
+  try {
+    process.stdout.write(`tonearm: native backend ${await compile()}\n`);
+  } catch (error) {
+    const lines = (error.stderr || error.message).split("\n");
+    const reason = lines.find((line) => line.includes("error")) ?? lines[0];
+    process.stdout.write(`tonearm: native backend not built: ${reason}; the slower WebAssembly backend will be used\n`);
+    if (options.has("--required")) {
+      if (error.stderr) process.stderr.write(error.stderr);
+      process.exitCode = 1;
+    }
   }
 }
+
+if (realpathSync(process.argv[1] ?? "") === fileURLToPath(import.meta.url)) await main();

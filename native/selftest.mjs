@@ -1,0 +1,43 @@
+// Builds and runs native/selftest/selftest.cc: `node native/selftest.mjs [--arch=x64|arm64] [--runner="COMMAND …"]`.
+//
+// For another processor than this one, name a cross compiler in CXX and an emulator to run the result with, for example
+// `CXX=aarch64-linux-gnu-g++ node native/selftest.mjs --arch=arm64 --runner=qemu-aarch64`.
+import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+import { ARITHMETIC, KERNEL_SETS, LANGUAGE } from "./install.mjs";
+
+const { values: options } = parseArgs({
+  options: { arch: { type: "string", default: process.arch }, runner: { type: "string", default: "" } },
+});
+const here = dirname(fileURLToPath(import.meta.url));
+const source = (...names) => join(here, ...names);
+const build = join(here, "build", `selftest-${options.arch}`);
+mkdirSync(build, { recursive: true });
+
+function run(command, args) {
+  const { status, error } = spawnSync(command, args, { stdio: "inherit" });
+  if (error) throw error;
+  if (status !== 0) process.exit(1);
+}
+
+const compiler = process.env.CXX ?? "g++";
+const sets = KERNEL_SETS[options.arch];
+const flags = [...LANGUAGE, ...ARITHMETIC, "-O2"];
+const kernels = sets.map((set) => {
+  const object = join(build, `${set.name}.o`);
+  const define = `-DTONEARM_FOR_${set.name.toUpperCase()}`;
+  run(compiler, [...flags, ...set.flags, define, "-c", source("src", "kernels", "kernels.cc"), "-o", object]);
+  return object;
+});
+const rest = ["cpu_features", "dispatch", "memory", "thread_pool", "weight"].map((name) => source("src", `${name}.cc`));
+const available = sets.map(({ name }) => `-DTONEARM_HAS_${name.toUpperCase()}`);
+const program = join(build, "selftest");
+const all = [source("selftest", "selftest.cc"), ...rest, ...kernels];
+run(compiler, [...flags, ...available, "-static", ...all, "-o", program]);
+const [command, ...args] = [...options.runner.split(" ").filter(Boolean), program];
+run(command, args);
