@@ -9,7 +9,16 @@
 // CXX names a compiler; TONEARM_NATIVE=0 skips the build.
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -34,7 +43,7 @@ const SANITISED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,u
 
 const AVX2 = ["-mavx2", "-mfma", "-mf16c"];
 // GCC 12's own AVX-512 headers trip over these two warnings.
-const QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"];
+const QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", ...QUIET];
 
 /** The kernel sets of a processor architecture: name and the flags its one source file is compiled with. */
@@ -178,4 +187,4 @@ async function main() {
   }
 }
 
-if (realpathSync(process.argv[1] ?? "") === fileURLToPath(import.meta.url)) await main();
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) await main();
