@@ -114,7 +114,31 @@ export {
   type SteeringVectors,
 } from "./probes/vectors.js";
 
+export { joinInterventions, withIntervention } from "./activations/intervention.js";
+export type { Intervention, InterventionRun, RunPlan } from "./activations/intervention.js";
+export * as directions from "./steering/algebra.js";
+export type { Direction } from "./steering/algebra.js";
+export { readSteering, type SteeringFiles } from "./steering/files.js";
+export { PRESET_NAMES, presetSpec, type PresetOptions } from "./steering/presets.js";
+export {
+  parseSpec,
+  withSites,
+  withStrength,
+  type GateSpec,
+  type InterventionSpec,
+  type SegmentSpec,
+  type SteeringSpec,
+} from "./steering/spec.js";
+export { steer, type SteerOptions, type Steering, type SteeringTrace } from "./steering/steering.js";
+export { measureEffect, type ClipComparison, type Effect, type Judge } from "./experiments/effect.js";
+export { genreFusion, styleTransfer, timbreTransfer } from "./experiments/recipes.js";
+export type { FusionOptions, FusionPart, TransferOptions } from "./experiments/recipes.js";
+export { sweepSteering } from "./experiments/sweep.js";
+export type { SteeringSweep, SteeringSweepOptions, SteeringSweepRow } from "./experiments/sweep.js";
+
 export type { Audio } from "./audio/audio.js";
+export { chroma, chromaSimilarity, type Chroma } from "./audio/chroma.js";
+export { measureSound, type SoundMeasures } from "./audio/measures.js";
 export { readWav, writeWav } from "./audio/wav.js";
 
 export { BACKENDS, backendStatus, useBackend, type BackendName, type BackendStatus } from "./runtime/backend.js";

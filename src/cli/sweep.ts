@@ -2,7 +2,7 @@ import { Command } from "commander";
 
 import { readWav } from "../audio/wav.js";
 import { UsageError } from "../errors.js";
-import { sweep, type SweepRow } from "../experiments/sweep.js";
+import { sweepSteering, type SteeringSweepRow } from "../experiments/sweep.js";
 import { MusicGen } from "../musicgen.js";
 import { readSteering } from "../steering/files.js";
 import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber } from "./options.js";
@@ -52,7 +52,7 @@ async function run(text: string | undefined, options: Options): Promise<void> {
   const model = await MusicGen.load(modelDirectory(options.model), { backend: options.backend });
   const progress = new ProgressLine(json !== true);
   try {
-    const found = await sweep(model, output, {
+    const found = await sweepSteering(model, output, {
       spec,
       vectors,
       strengths,
@@ -76,7 +76,7 @@ async function run(text: string | undefined, options: Options): Promise<void> {
 
 const HEAD = ["layer", "strength", "direction", "tokens changed", "KL", "norm", "melody kept", "centroid"].join("\t");
 
-function line({ layer, strength, direction, effect }: SweepRow): string {
+function line({ layer, strength, direction, effect }: SteeringSweepRow): string {
   const { tokenChange, divergence, normRatio, content, sound } = effect;
   const numbers = [tokenChange, divergence, normRatio, content, sound.centroid];
   return [

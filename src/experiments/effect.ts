@@ -16,7 +16,7 @@ import type { Steering } from "../steering/steering.js";
 export type Judge = (audio: Audio) => Promise<Readonly<Record<string, number>>> | Readonly<Record<string, number>>;
 
 /** A steered clip beside the one of the same seed without steering. */
-export interface Comparison {
+export interface ClipComparison {
   readonly model: MusicGen;
   readonly steering: Steering;
   readonly text: TextInput | null;
@@ -49,7 +49,7 @@ export interface Effect {
 }
 
 /** Measures a steered clip against its clean one. Leaves no tensors behind. */
-export async function measureEffect(comparison: Comparison): Promise<Effect> {
+export async function measureEffect(comparison: ClipComparison): Promise<Effect> {
   const { clean, steered, promptFrames, judge, steering } = comparison;
   const gated = steering.spec.segments.some(({ steer }) => steer.some(({ gate }) => gate !== null));
   const drift = gated ? { divergence: null, normRatio: null } : await measureDrift(comparison);
@@ -79,7 +79,7 @@ async function measureDrift({
   guidance,
   promptFrames,
   steered: { codes },
-}: Comparison): Promise<{ divergence: number; normRatio: number }> {
+}: ClipComparison): Promise<{ divergence: number; normRatio: number }> {
   const roles =
     text === null ? (["null"] as const) : guidance === 1 ? (["cond"] as const) : (["cond", "null"] as const);
   const options = { text, codes, rows: roles };

@@ -1,6 +1,6 @@
 import type { GenerationSettings } from "../musicgen.js";
 import type { SteeringSpec } from "../steering/spec.js";
-import { columnsOf, type SweepRow } from "./sweep.js";
+import { columnsOf, type SteeringSweepRow } from "./sweep.js";
 
 /** A sweep as one HTML page: dose and response for each measure, and every clip to listen to. */
 
@@ -15,7 +15,11 @@ pre { font-size: 12px; background: #f6f6f6; padding: 1em; overflow: auto; }
 `;
 
 /** The page. It finds the clips beside itself and needs nothing else. */
-export function sweepReport(settings: GenerationSettings, spec: SteeringSpec, rows: readonly SweepRow[]): string {
+export function sweepReport(
+  settings: GenerationSettings,
+  spec: SteeringSpec,
+  rows: readonly SteeringSweepRow[],
+): string {
   const names = Object.keys(rows[0] ? columnsOf(rows[0]) : {});
   return [
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Steering sweep</title>',
@@ -30,7 +34,7 @@ export function sweepReport(settings: GenerationSettings, spec: SteeringSpec, ro
   ].join("\n");
 }
 
-function plot(name: string, rows: readonly SweepRow[]): string {
+function plot(name: string, rows: readonly SteeringSweepRow[]): string {
   const points = rows.flatMap((row) => {
     const value = columnsOf(row)[name];
     return typeof value === "number" && Number.isFinite(value) ? [{ row, value }] : [];
@@ -78,7 +82,7 @@ function axis(values: readonly number[], start: number, end: number) {
   return { low, high, at };
 }
 
-function table(names: readonly string[], rows: readonly SweepRow[]): string {
+function table(names: readonly string[], rows: readonly SteeringSweepRow[]): string {
   const head = ["layer", "strength", "direction", ...names, "clip"].map((name) => `<th>${escape(name)}</th>`).join("");
   const body = rows.map((row) => {
     const numbers = Object.values(columnsOf(row)).map((value) => (value === null ? "–" : Number(value.toPrecision(3))));

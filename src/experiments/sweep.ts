@@ -12,7 +12,7 @@ import { measureEffect, type Effect, type Judge } from "./effect.js";
 import { sweepReport } from "./sweep-report.js";
 
 /** Which strengths and layers to try. */
-export interface SweepOptions {
+export interface SteeringSweepOptions {
   readonly spec: SteeringSpec;
   readonly vectors: Readonly<Record<string, SteeringVectors>>;
   readonly strengths: readonly number[];
@@ -26,7 +26,7 @@ export interface SweepOptions {
 }
 
 /** One clip of a sweep. */
-export interface SweepRow {
+export interface SteeringSweepRow {
   readonly layer: number;
   readonly strength: number;
   readonly direction: "concept" | "random";
@@ -35,9 +35,9 @@ export interface SweepRow {
 }
 
 /** What a sweep found; all of it is in the folder too. */
-export interface Sweep {
+export interface SteeringSweep {
   readonly clean: string; // file
-  readonly rows: readonly SweepRow[];
+  readonly rows: readonly SteeringSweepRow[];
   readonly files: readonly string[];
 }
 
@@ -47,7 +47,11 @@ export interface Sweep {
  *
  * @throws {UsageError} before any work, if a layer or strength can't be used.
  */
-export async function sweep(model: MusicGen, folder: string, options: SweepOptions): Promise<Sweep> {
+export async function sweepSteering(
+  model: MusicGen,
+  folder: string,
+  options: SteeringSweepOptions,
+): Promise<SteeringSweep> {
   const { strengths, layers, control, generate, onProgress, judge } = options;
   if (strengths.length === 0 || layers.length === 0) {
     throw new UsageError({
@@ -72,7 +76,7 @@ export async function sweep(model: MusicGen, folder: string, options: SweepOptio
   const clean = await model.generate({ ...generate, count: 1 });
   await save(folder, "clean.wav", clean);
   onProgress?.(1, total);
-  const rows: SweepRow[] = [];
+  const rows: SteeringSweepRow[] = [];
   for (const [index, { layer, strength, direction, steering }] of cells.entries()) {
     const steered = await model.generate({ ...generate, count: 1, steering });
     const file = `layer-${layer}-strength-${strength}${direction === "random" ? "-random" : ""}.wav`;
@@ -121,13 +125,13 @@ async function save(folder: string, file: string, { audio, settings }: Generatio
 }
 
 /** The numbers of a row by name, as tables show them. */
-export function columnsOf({ effect }: SweepRow): Readonly<Record<string, number | null>> {
+export function columnsOf({ effect }: SteeringSweepRow): Readonly<Record<string, number | null>> {
   const { sound, tokenChange, divergence, normRatio, content, judged } = effect;
   const named = Object.entries(judged).map(([name, value]) => [`judge: ${name}`, value] as const);
   return { tokenChange, divergence, normRatio, content, ...sound, ...Object.fromEntries(named) };
 }
 
-function csv(rows: readonly SweepRow[]): string {
+function csv(rows: readonly SteeringSweepRow[]): string {
   const names = Object.keys(rows[0] ? columnsOf(rows[0]) : {});
   const lines = rows.map((row) => {
     const numbers = Object.values(columnsOf(row)).map((value) => value ?? "");

@@ -7,7 +7,7 @@ import { describe, expect, it } from "vitest";
 import { readWavMetadata } from "../../src/audio/wav.js";
 import { measureEffect, tokenChange } from "../../src/experiments/effect.js";
 import { genreFusion, styleTransfer, timbreTransfer } from "../../src/experiments/recipes.js";
-import { atLayer, randomized, sweep } from "../../src/experiments/sweep.js";
+import { atLayer, randomized, sweepSteering } from "../../src/experiments/sweep.js";
 import { MusicGen } from "../../src/musicgen.js";
 import { norms, conceptDirection } from "../../src/steering/algebra.js";
 import { parseSpec } from "../../src/steering/spec.js";
@@ -57,7 +57,7 @@ describe("a sweep", () => {
     const folder = join(await temporaryDirectory(), "sweep");
     const spec = parseSpec(specOf([{ concept: "jazz", sites: SITE, strength: 1 }]));
     const options = { spec, vectors, control: true, generate: { text: TEXT, frames: 8, seed: 1 } };
-    const found = await sweep(model, folder, { ...options, strengths: [0.2, 0.8], layers: [0, 2] });
+    const found = await sweepSteering(model, folder, { ...options, strengths: [0.2, 0.8], layers: [0, 2] });
     expect(found.rows.map(({ layer, strength, direction }) => [layer, strength, direction])).toEqual([
       [0, 0.2, "concept"],
       [0, 0.2, "random"],
@@ -76,9 +76,11 @@ describe("a sweep", () => {
     const report = await readFile(join(folder, "report.html"), "utf8");
     for (const file of found.files.filter((name) => name.endsWith(".wav"))) expect(report).toContain(`src="${file}"`);
     expect(report).not.toMatch(/NaN|undefined/);
-    const nowhere = sweep(model, join(folder, "none"), { ...options, strengths: [0.2], layers: [7] });
+    const nowhere = sweepSteering(model, join(folder, "none"), { ...options, strengths: [0.2], layers: [7] });
     await expect(nowhere).rejects.toThrow("segments[0].steer[0].sites: a layer out of range");
-    await expect(sweep(model, folder, { ...options, strengths: [], layers: [0] })).rejects.toThrow("nothing to try");
+    await expect(sweepSteering(model, folder, { ...options, strengths: [], layers: [0] })).rejects.toThrow(
+      "nothing to try",
+    );
     await model.dispose();
   });
 
