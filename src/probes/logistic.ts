@@ -100,8 +100,9 @@ async function loss(
 ): Promise<Evaluated> {
   const { rows, columns } = x;
   const size = outputs * columns;
-  const weights = { rows: outputs, columns, values: Float32Array.from(point.subarray(0, size)) };
-  const logits = (await multiplyRows(x, weights)).map((value, index) => value + (point[size + (index % outputs)] ?? 0));
+  const logits = (await multiplyRows(x, point.subarray(0, size), outputs)).map(
+    (value, index) => value + (point[size + (index % outputs)] ?? 0),
+  );
   const { total, residuals } = residualsOf(logits, target, outputs);
   const slopes = await weighRows(x, residuals, outputs);
   const gradient = new Float64Array(point.length);
@@ -147,16 +148,17 @@ function residualsOf(
 
 const HOST_WORK = 3e5; // multiplications that cost the host less than a call to a backend, and are exact
 
-/** x · weightsᵀ: [rows, outputs] */
-async function multiplyRows(x: Matrix, weights: Matrix): Promise<Float64Array> {
-  if (x.values.length * weights.rows > HOST_WORK) {
-    return Float64Array.from((await product(x, weights, { transposeB: true })).values);
+/** x · weightsᵀ, the weights being [outputs, d]: [rows, outputs] */
+async function multiplyRows(x: Matrix, weights: Float64Array, outputs: number): Promise<Float64Array> {
+  if (x.values.length * outputs > HOST_WORK) {
+    const right = { rows: outputs, columns: x.columns, values: Float32Array.from(weights) };
+    return Float64Array.from((await product(x, right, { transposeB: true })).values);
   }
-  const result = new Float64Array(x.rows * weights.rows);
+  const result = new Float64Array(x.rows * outputs);
   for (let index = 0; index < result.length; index++) {
-    const [row, output] = [Math.floor(index / weights.rows), index % weights.rows];
+    const [row, output] = [Math.floor(index / outputs), index % outputs];
     result[index] = dot(
-      weights.values.subarray(output * x.columns, (output + 1) * x.columns),
+      weights.subarray(output * x.columns, (output + 1) * x.columns),
       x.values.subarray(row * x.columns, (row + 1) * x.columns),
     );
   }
@@ -191,7 +193,7 @@ function crossEntropy(probe: Probe, x: Matrix, target: ClassTarget): number {
 
 const MEMORY = 10; // steps that the curvature is remembered of
 const MAX_STEPS = 300;
-const FLAT = 1e-7; // largest entry of the gradient, of a loss per row
+const FLAT = 1e-6; // largest entry of the gradient, of a loss per row
 const MAX_HALVINGS = 20;
 
 /** L-BFGS with backtracking. Returns the best point where float32 products allow no further descent. */

@@ -25,9 +25,9 @@ function definite({ rows, columns: n, values }: Matrix, shift: number): Float64A
 }
 
 describeOnEachBackend("linear algebra of probes", (backend) => {
-  for (const n of [1, 5, 33, 200, backend === "cpu" ? 330 : 450]) {
+  for (const n of [1, 5, 33, backend === "cpu" ? 330 : 450]) {
     it(`solves ${n} equations to a relative residual of 1e-11, leaving the matrix and no tensor behind`, async () => {
-      const matrix = definite(randomMatrix(Math.max(2, n >> 1), n, n), 1e-3);
+      const matrix = definite(randomMatrix(Math.min(40, Math.max(2, n >> 1)), n, n), 1e-3);
       const before = Float64Array.from(matrix);
       const sides = Float64Array.from(randomMatrix(2, n, 3).values);
       const tensors = tf.memory().numTensors;
