@@ -179,7 +179,9 @@ def load_codec(settings: Settings) -> EncodecModel:
     codec = EncodecModel(codec_config(settings))
     paths = [settings.work / "codec" / name for name in ("decoder.pt", "state.pt")]
     path = paths[0] if paths[0].exists() else paths[1]
-    codec.load_state_dict(torch.load(path, map_location="cpu", weights_only=False)["model"])
+    state = torch.load(path, map_location="cpu", weights_only=False)
+    codec.load_state_dict(state["model"])
+    codec.decoder.load_state_dict(state.get("average", {}), strict=False)
     return codec.eval()
 
 

@@ -12,7 +12,7 @@ from .codec import SpectralLoss, codec_config, load_codec, total_loss, validate
 from .encode import encoded, open_codes
 from .render import open_audio
 from .settings import Settings, write_json
-from .training import Clock, Log, load_state, save_state, warm_hold_decay
+from .training import Average, Clock, Log, load_state, save_state, warm_hold_decay
 
 SAVE_SECONDS = 150
 CONTEXT = 4  # frames on each side that the loss leaves out: the decoder sees no neighbours there
@@ -29,6 +29,7 @@ def run(settings: Settings) -> None:
     optimizer = torch.optim.AdamW(codec.decoder.parameters(), lr=settings.decoder_rate, betas=(0.9, 0.99), weight_decay=0.0)
     rng = np.random.default_rng((settings.seed, 14))
     state = load_state(folder / "decoder.pt", model=codec, optimizer=optimizer, rng=rng)
+    average = Average(codec.decoder, folder / "decoder.pt")
     step, clock, log = state["step"], Clock(state["seconds"]), Log(folder / "decoder.jsonl", state["step"])
     audio, codes, held = open_audio("train", settings), open_codes("train", settings), open_audio("heldout", settings)
     budget, saved, frames = settings.decoder_minutes * 60, time.monotonic(), settings.codec_crop // 640 + 2 * CONTEXT
@@ -53,11 +54,13 @@ def run(settings: Settings) -> None:
         norm = nn.utils.clip_grad_norm_(codec.decoder.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
+            average.update(codec.decoder)
         step += 1
         log.add(step, loss=loss, norm=norm, **parts)
         if step % 50 == 0:
             log.write(step, clock.seconds())
         if time.monotonic() - saved > SAVE_SECONDS or clock.seconds() >= budget:
-            save_state(folder / "decoder.pt", step, clock.seconds(), model=codec, optimizer=optimizer, rng=rng)
+            parts_of_run = {"model": codec, "optimizer": optimizer, "rng": rng, "average": average.values}
+            save_state(folder / "decoder.pt", step, clock.seconds(), **parts_of_run)
             saved = time.monotonic()
-            write_json(folder / "decoder.validation.json", {"step": step, **validate(codec, held, losses, settings)})
+            write_json(folder / "decoder.validation.json", {"step": step, **validate(load_codec(settings), held, losses, settings)})
