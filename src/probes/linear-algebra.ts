@@ -52,18 +52,19 @@ export async function product(
 const SMALL = 320; // below this a factorisation on the host is faster than calls to a backend
 const PANEL = 128;
 const MAX_REFINEMENTS = 30;
-const REFINED = 1e-12; // ‖residual‖ / ‖right side‖
+const REFINED = 1e-12;
 
 /**
  * Factorises a symmetric positive definite matrix [n, n], which is left as it was.
  *
  * Large ones are factorised in float32 by panels on the tensor backend, and each solution is then refined in float64 by
- * conjugate gradients with that factor as preconditioner. Where float32 does not reach a relative residual of 1e-12, the
+ * conjugate gradients with that factor as preconditioner. Where float32 does not reach the residual asked for, the
  * float64 factor is computed and used: both ways give the solution of the matrix as given.
  *
+ * @param refined ‖residual‖ / ‖right side‖ at which refinement ends; the float64 way is exact in any case
  * @throws {UsageError} if it is not positive definite.
  */
-export async function factorise(matrix: Float64Array, n: number): Promise<Factorised> {
+export async function factorise(matrix: Float64Array, n: number, refined: number = REFINED): Promise<Factorised> {
   const exact = once(() => exactFactor(matrix, n));
   const rough = n < SMALL ? undefined : await panelCholesky(matrix, n);
   if (rough === undefined) {
@@ -71,7 +72,8 @@ export async function factorise(matrix: Float64Array, n: number): Promise<Factor
     return { solve: (sides) => eachSide(sides, n, (side) => substitute(factor, n, side)) };
   }
   return {
-    solve: (sides) => eachSide(sides, n, (side) => refine(matrix, rough, n, side) ?? substitute(exact(), n, side)),
+    solve: (sides) =>
+      eachSide(sides, n, (side) => refine(matrix, rough, n, side, refined) ?? substitute(exact(), n, side)),
   };
 }
 
@@ -188,8 +190,14 @@ function substitute(factor: Float64Array | Float32Array, n: number, side: Float6
 }
 
 /** Conjugate gradients with a float32 factor as preconditioner; undefined where they do not get there. */
-function refine(matrix: Float64Array, factor: Float32Array, n: number, side: Float64Array): Float64Array | undefined {
-  const goal = REFINED * Math.sqrt(dot(side, side));
+function refine(
+  matrix: Float64Array,
+  factor: Float32Array,
+  n: number,
+  side: Float64Array,
+  refined: number,
+): Float64Array | undefined {
+  const goal = refined * Math.sqrt(dot(side, side));
   const x = new Float64Array(n);
   const residual = Float64Array.from(side);
   if (goal === 0) return x;

@@ -31,12 +31,14 @@ export interface RidgeSolution {
 /**
  * Ridge from running sums: what a capture larger than memory, or one in shards, is fitted with.
  *
+ * @param refined as in {@link factorise}
  * @returns one solution per penalty.
  */
 export async function ridgeFromMoments(
   moments: ProbeMoments,
   penalties: readonly number[],
   standardize: boolean,
+  refined?: number,
 ): Promise<readonly RidgeSolution[]> {
   const { rows, features: d, targets } = moments;
   const scales = featureScales(moments, standardize);
@@ -50,7 +52,7 @@ export async function ridgeFromMoments(
   const solutions: RidgeSolution[] = [];
   for (const penalty of penalties) {
     for (let index = 0; index < d; index++) scaled[index * (d + 1)] = (diagonal[index] ?? 0) + penalty * rows;
-    const { solve } = await factorise(scaled, d);
+    const { solve } = await factorise(scaled, d, refined);
     const weights = solve(sides).map((value, index) => value * (scales[index % d] ?? 0));
     solutions.push({ weights, bias: biases(weights, moments, targets) });
   }
@@ -91,7 +93,7 @@ export async function ridgeFromRows(
   return solutions;
 }
 
-const EXACT_WORK = 2e7; // multiplications that the host does in float64 as fast as a backend is called
+const EXACT_WORK = 4e6; // multiplications that the host does in float64 as fast as a backend is called
 
 /** x xᵀ: [n, n] */
 async function rowProducts(x: Matrix): Promise<Float64Array> {
@@ -191,7 +193,9 @@ export async function ridgeFolds(x: Matrix, y: Float64Array, folds: Folds, stand
       }
       const wanted: ProbeMoments[] = [];
       for (const fold of kept) wanted.push(await sumsOf(fold));
-      return ridgeFromMoments(mergeProbeMoments(...wanted), penalties, standardize);
+      // Penalties are compared by their errors: six digits of the weights are more than that takes.
+      const refined = penalties.length > 2 ? 1e-6 : undefined;
+      return ridgeFromMoments(mergeProbeMoments(...wanted), penalties, standardize, refined);
     },
     errors({ weights, bias }, fold) {
       const part = parts[fold];
