@@ -77,6 +77,22 @@ try {
     ["convex at every residual, every 25th step", residuals, { operator: "convex", every: 25 }],
   ];
 
+  // Steering with a watch: how long each step spends in its hooks. Unlike the difference of two step times, which a busy
+  // machine drowns in noise, this leaves out only what a replaced activation costs outside of the hook.
+  const timed = (steering, perStep) => ({
+    ...steering,
+    begin: (run) => {
+      const begun = steering.begin(run);
+      const watch = (hook) => (value, at) => {
+        const start = performance.now();
+        const result = hook.run(value, at);
+        perStep[at.step] = (perStep[at.step] ?? 0) + performance.now() - start;
+        return result;
+      };
+      return { hooks: begun.hooks.map((hook) => ({ ...hook, run: watch(hook) })), end: () => begun.end() };
+    },
+  });
+
   const stepTimes = async (steering) => {
     const times = [];
     let last;
@@ -107,7 +123,9 @@ try {
     const pairs = [];
     for (let number = 0; number < Number(options.rounds); number++) {
       const plain = await stepTimes(undefined);
-      pairs.push({ plain, steered: await stepTimes(steering) });
+      const inHooks = [];
+      const steered = await stepTimes(timed(steering, inHooks));
+      pairs.push({ plain, steered, inHooks: median(inHooks.slice(3)) });
     }
     const plain = Math.min(...pairs.map((pair) => pair.plain));
     const steered = Math.min(...pairs.map((pair) => pair.steered));
@@ -118,6 +136,8 @@ try {
       steeredMs: round(steered),
       addedMs: round(steered - plain),
       addedPercent: round(100 * (steered / plain - 1), 2),
+      inHooksMs: round(Math.min(...pairs.map((pair) => pair.inHooks))),
+      inHooksPercent: round((100 * Math.min(...pairs.map((pair) => pair.inHooks))) / plain, 2),
       medianOfRounds: {
         plainMs: round(median(pairs.map((pair) => pair.plain))),
         steeredMs: round(median(pairs.map((pair) => pair.steered))),
