@@ -7,7 +7,9 @@ The loss is multi-resolution log-mel + linear spectrum + waveform; there is no a
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -175,14 +177,25 @@ def start(codec: EncodecModel, quantiser: Quantiser, audio: np.ndarray, availabl
 
 
 def load_codec(settings: Settings) -> EncodecModel:
-    """The codec as trained so far, in evaluation mode; with the decoder that was trained further, where there is one."""
+    """The codec as trained so far, in evaluation mode; with the decoder that was trained further, where that one measures better."""
+    folder = settings.work / "codec"
     codec = EncodecModel(codec_config(settings))
-    paths = [settings.work / "codec" / name for name in ("decoder.pt", "state.pt")]
-    path = paths[0] if paths[0].exists() else paths[1]
-    state = torch.load(path, map_location="cpu", weights_only=False)
-    codec.load_state_dict(state["model"])
-    codec.decoder.load_state_dict(state.get("average", {}), strict=False)
+    codec.load_state_dict(torch.load(folder / "state.pt", map_location="cpu", weights_only=False)["model"])
+    if measured(folder / "decoder.validation.json") < measured(folder / "validation.json"):
+        codec.decoder.load_state_dict(load_decoder(folder))
     return codec.eval()
+
+
+def load_decoder(folder: Path) -> dict[str, Tensor]:
+    """The weights of the decoder that was trained further: their average over steps, where it was kept."""
+    state = torch.load(folder / "decoder.pt", map_location="cpu", weights_only=False)
+    found = {name.removeprefix("decoder."): value for name, value in state["model"].items() if name.startswith("decoder.")}
+    return {**found, **state.get("average", {})}
+
+
+def measured(path: Path) -> float:
+    """The total loss that a validation file holds; infinite if there is none."""
+    return float(total_loss(json.loads(path.read_text()))) if path.exists() else float("inf")
 
 
 def run(settings: Settings) -> None:
@@ -202,7 +215,8 @@ def run(settings: Settings) -> None:
     held = open_audio("heldout", settings) if (settings.work / "data" / "heldout.jsonl").exists() else None
     budget, saved = settings.codec_minutes * 60, time.monotonic()
     if clock.seconds() < budget:
-        (folder / "decoder.pt").unlink(missing_ok=True)  # belongs to the codes of the codec as it was
+        for name in ("decoder.pt", "decoder.validation.json"):
+            (folder / name).unlink(missing_ok=True)  # they belong to the codes of the codec as it was
     if step == 0:
         start(codec, quantiser, audio, available, settings, rng)
     codec.train()

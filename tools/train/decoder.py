@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .codec import SpectralLoss, codec_config, load_codec, total_loss, validate
+from .codec import SpectralLoss, codec_config, load_codec, load_decoder, total_loss, validate
 from .encode import encoded, open_codes
 from .render import open_audio
 from .settings import Settings, write_json
@@ -22,7 +22,7 @@ def run(settings: Settings) -> None:
     folder = settings.work / "codec"
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    codec = load_codec(settings).to(settings.device)
+    codec, judged = (load_codec(settings).to(settings.device) for _ in range(2))
     for part in (codec.encoder, codec.quantizer):
         part.requires_grad_(False)
     losses = SpectralLoss(settings.sample_rate).to(settings.device)
@@ -63,4 +63,6 @@ def run(settings: Settings) -> None:
             parts_of_run = {"model": codec, "optimizer": optimizer, "rng": rng, "average": average.values}
             save_state(folder / "decoder.pt", step, clock.seconds(), **parts_of_run)
             saved = time.monotonic()
-            write_json(folder / "decoder.validation.json", {"step": step, **validate(load_codec(settings), held, losses, settings)})
+            judged.load_state_dict(codec.state_dict())
+            judged.decoder.load_state_dict(load_decoder(folder))
+            write_json(folder / "decoder.validation.json", {"step": step, **validate(judged, held, losses, settings)})

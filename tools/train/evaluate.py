@@ -56,7 +56,7 @@ def faults(audio: np.ndarray, codes: np.ndarray) -> list[str]:
 
 
 @torch.no_grad()
-def codec_report(model, judge: Judge, settings: Settings, clips: int = 96) -> dict:
+def codec_report(model, judge: Judge, settings: Settings, clips: int = 48) -> dict:
     """Chroma kept, and what the judge says of originals and reconstructions, over evenly chosen held-out clips."""
     audio, labels = open_audio("heldout", settings), read_labels("heldout", settings)
     rows, similar, strangers, right = [], [], [], {}

@@ -45,7 +45,7 @@ class Settings:
     lm_minutes: float = 60.0
     text_dropout: float = 0.12
     # Evaluation: clips generated for each instrument and each genre.
-    clips_each: int = 12
+    clips_each: int = 8
 
     @property
     def samples(self) -> int:
