@@ -120,7 +120,10 @@ napi_value attend(const Arguments& arguments) {
 
   const KernelTable& kernel = kernels();
   const Index blocks = (job.queries + kQueryBlock - 1) / kQueryBlock;
-  parallelFor(heads * blocks, 1, [&](Index begin, Index end) {
+  // A part has at least this many multiply-adds, so that short caches stay on one thread.
+  constexpr Index kWork = 64 * 1024;
+  const Index block = 2 * std::min(job.queries, kQueryBlock) * job.keyCount * job.width;
+  parallelFor(heads * blocks, std::max<Index>(1, kWork / block), [&](Index begin, Index end) {
     float* scratch = threadScratch(kernel.gemmScratch + kQueryBlock * job.keyCount);
     for (Index i = begin; i < end; ++i) {
       const Index head = i / blocks;

@@ -18,8 +18,8 @@ constexpr std::uint64_t sectionOf(std::uint64_t ticket) { return ticket >> kSect
 constexpr std::uint64_t countOf(std::uint64_t ticket) { return (ticket >> kCountShift) & kField; }
 constexpr std::uint64_t takenOf(std::uint64_t ticket) { return ticket & kField; }
 
-/// Long enough to bridge the JavaScript between two kernels, short enough not to disturb others.
-constexpr auto kSpin = std::chrono::microseconds(60);
+/// Long enough to bridge the JavaScript between two kernels of a decoding step, short enough not to disturb others.
+constexpr auto kSpin = std::chrono::microseconds(200);
 
 inline void pause() {
 #if defined(__x86_64__)

@@ -314,11 +314,18 @@ function* crossAttention(weights: BlockWeights, x: tf.Tensor3D, owner: Owner, ru
 function* mlp(weights: BlockWeights, x: tf.Tensor3D, owner: Owner, run: BlockRun): Walk<tf.Tensor3D> {
   const { taps, layer } = run;
   const normalized = yield* normalize(weights.ln3, x, `blocks.${layer}.ln3`, owner, taps);
-  const pre = owner.own(linear(normalized, weights.mlp.in)); // [R, T, 4D]
-  const activated = gelu(yield* announce(taps, owner, `blocks.${layer}.mlp.hook_pre`, pre));
+  const activated = yield* mlpIn(weights, normalized, owner, run); // [R, T, 4D]
   const post = yield* announce(taps, owner, `blocks.${layer}.mlp.hook_post`, owner.own(activated));
   const out = owner.own(linear(post, weights.mlp.out)); // [R, T, D]
   return yield* announce(taps, owner, `blocks.${layer}.hook_mlp_out`, out);
+}
+
+/** gelu(x · W), in one go where nobody asked to see the product. @returns [R, T, 4D] */
+function* mlpIn({ mlp }: BlockWeights, x: tf.Tensor3D, owner: Owner, { taps, layer }: BlockRun): Walk<tf.Tensor3D> {
+  const site = `blocks.${layer}.mlp.hook_pre`;
+  if (!taps.wants(site)) return linear(x, mlp.in, "gelu");
+  const pre = owner.own(linear(x, mlp.in)); // [R, T, 4D]
+  return gelu(yield* announce(taps, owner, site, pre));
 }
 
 /**

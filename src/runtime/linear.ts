@@ -2,6 +2,7 @@ import * as tf from "@tensorflow/tfjs-core";
 
 import { UsageError } from "../errors.js";
 import { hasFused, runFused } from "./fused.js";
+import { gelu } from "./gelu.js";
 
 /** A float32 matrix on the host in the checkpoint's own layout: `rows` output features by `columns` input features. */
 export interface HostMatrix {
@@ -103,20 +104,21 @@ function transposeInto(
 }
 
 /**
- * x · W (+ bias), over the last axis of `x`.
+ * x · W (+ bias), over the last axis of `x`, through `activation` if one is given.
  *
  * The product runs on rank 2: TF.js's wasm backend leaves its fast path for anything of higher rank.
  *
  * @param x float32 [..., in]
  * @returns float32 [..., out], owned by the caller.
  */
-export function linear<T extends tf.Tensor>(x: T, { weight, bias }: Linear): T {
-  if (hasFused("TonearmLinear")) return runFused("TonearmLinear", { x, weight, bias }) as T;
+export function linear<T extends tf.Tensor>(x: T, { weight, bias }: Linear, activation: "none" | "gelu" = "none"): T {
+  if (hasFused("TonearmLinear")) return runFused("TonearmLinear", { x, weight, bias }, { activation }) as T;
   return tf.tidy(() => {
     const [inputs, outputs] = weight.shape;
     const flat = tf.reshape(x, [-1, inputs]); // [rows, in]
     const product = tf.matMul(flat, weight); // [rows, out]
     const sum = bias ? tf.add(product, bias) : product;
-    return tf.reshape(sum, [...x.shape.slice(0, -1), outputs]) as T; // [..., out]
+    const activated = activation === "gelu" ? gelu(sum) : sum;
+    return tf.reshape(activated, [...x.shape.slice(0, -1), outputs]) as T; // [..., out]
   });
 }
