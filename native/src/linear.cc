@@ -101,7 +101,8 @@ void convolve(const ConvolutionShape& shape, const float* x, const float* filter
     float* target = y + item * shape.positions * shape.outputs;
     const float* residual =
         epilogue.residual == nullptr ? nullptr : epilogue.residual + item * shape.positions * shape.outputs;
-    if (shape.outputs == 1 && shape.dilation == 1 && epilogue.bias == nullptr && residual == nullptr) {
+    const bool plain = residual == nullptr && epilogue.activation == Activation::none;
+    if (shape.outputs == 1 && shape.dilation == 1 && plain) {
       // One output channel: the windows are the rows of a matrix that overlap, times the filter as a vector.
       std::vector<float> vector(static_cast<std::size_t>(padded(depth)), 0.0F);
       std::memcpy(vector.data(), filter, static_cast<std::size_t>(depth) * sizeof(float));
@@ -114,9 +115,12 @@ void convolve(const ConvolutionShape& shape, const float* x, const float* filter
       job.x = vector.data();
       job.xStride = padded(depth);
       job.rows = 1;
-      job.activation = epilogue.activation;
       job.y = target;
-      parallelFor(shape.positions, 256, [&](Index begin, Index end) { kernels().linear(job, begin, end); });
+      parallelFor(shape.positions, 256, [&](Index begin, Index end) {
+        kernels().linear(job, begin, end);
+        if (epilogue.bias != nullptr)
+          kernels().binary(Binary::add, target + begin, 1, epilogue.bias, 0, target + begin, end - begin);
+      });
       continue;
     }
     // The windows are rows of a matrix that overlap in memory, so nothing is copied out first. With dilation the taps
