@@ -6,9 +6,9 @@ import { siteCatalogue, type Site } from "./activations/catalogue.js";
 import { driveHooks, PlacedHooks, type Hook, type HookCount } from "./activations/hooks.js";
 import { withIntervention, type Intervention } from "./activations/intervention.js";
 import { selectSites, type SiteSelection } from "./activations/select.js";
-import { forwardSizes, generationSizes } from "./activations/shapes.js";
+import { forwardSizes, generationSizes, prefixPositions } from "./activations/shapes.js";
 import { activations, activationsAsync, type ActivationWalk } from "./activations/walk.js";
-import type { Audio } from "./audio/audio.js";
+import { lastSeconds, type Audio } from "./audio/audio.js";
 import { openCheckpoint } from "./checkpoint/checkpoint.js";
 import { UsageError } from "./errors.js";
 import { readMusicGenConfig, type MusicGenConfig } from "./model/checkpoint.js";
@@ -20,9 +20,16 @@ import { encodeTextStops, forwardStops, type ForwardPlan } from "./model/forward
 import { rowCount } from "./model/guidance.js";
 import { memoryBudget, planResidency, requireMemory, type Residency } from "./model/memory-plan.js";
 import { Networks } from "./model/networks.js";
+import { readMelodies, type Melody } from "./model/melody.js";
 import type { PassStop } from "./model/pass.js";
 import { assignTexts, encodeTexts, generateClips, type Clip, type PipelineInput } from "./model/pipeline.js";
-import { planRows, resolveRequest, type GenerateOptions, type TextInput } from "./model/request.js";
+import {
+  planRows,
+  resolveRequest,
+  type GenerateOptions,
+  type ResolvedRequest,
+  type TextInput,
+} from "./model/request.js";
 import { complete, completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
 import { useBackend, type BackendName } from "./runtime/backend.js";
 import type { WeightStorage } from "./runtime/linear.js";
@@ -39,7 +46,9 @@ export interface GenerationSettings {
   readonly frames: number;
   readonly promptFrames: number;
   readonly count: number;
-  readonly seed: number;
+  readonly stride: number | null; // seconds between windows; null where one was enough
+  readonly melody: boolean; // whether one was followed
+  readonly seed: number | readonly number[]; // a list has one for each clip
   readonly guidance: number;
   readonly greedy: boolean;
   readonly temperature: number;
@@ -53,7 +62,7 @@ export interface Generation {
   readonly clips: readonly Clip[];
   readonly audio: Audio; // the first clip's
   readonly codes: Codes; // the first clip's
-  readonly seed: number;
+  readonly seed: number; // the first clip's
   readonly interrupted: boolean; // whether the signal ended it: then clips hold what was complete
   readonly settings: GenerationSettings;
   readonly hooks: readonly HookCount[]; // how often each hook was called
@@ -85,6 +94,8 @@ export interface LoadOptions {
 export interface ForwardOptions {
   /** Null: no text at all. */
   readonly text: TextInput | null;
+  /** A melody for the rows with the text, or one for each item. Melody models only. */
+  readonly melody?: Melody | readonly Melody[] | undefined;
   /** The codes of each item, all of one length. They are laid out along the delay pattern. */
   readonly codes: Codes | readonly Codes[];
   /** Which rows to run: with the text (default), without, or both, as guidance does. */
@@ -211,7 +222,8 @@ export class MusicGen {
    * Logits of a teacher-forced pass: what the model expects after each position of given codes.
    *
    * @returns [R, K, T, V] with T = F + 1 + max delay positions, position 0 being the BOS column; with `stopAt` the
-   *   residual stream [R, T, D] before that block. Owned by the caller.
+   *   residual stream [R, T, D] before that block, in a melody model behind what it reads of melody and text. Owned by the
+   *   caller.
    * @throws {UsageError} if codes don't fit the model or their number doesn't fit the texts'.
    */
   async forward(options: ForwardOptions): Promise<tf.Tensor> {
@@ -272,6 +284,13 @@ export class MusicGen {
   ): Promise<Generation & { readonly cache: ActivationCache }> {
     const collector = new CacheCollector(this.config, sites);
     const { input } = this.#generationPlan(options);
+    if (input.request.windows.length > 1) {
+      throw new UsageError({
+        asked: `keep the activations of a clip in ${input.request.windows.length} windows`,
+        found: "positions that several windows read, each with keys of its own",
+        todo: "Ask for a clip of one window, or keep what you need with hooks, which are told the window",
+      });
+    }
     collector.requireBudget(this.config, generationSizes(input, this.config), budgetBytes);
     try {
       const generation = await this.generate({ ...options, hooks: [...(options.hooks ?? []), collector.hook] });
@@ -327,7 +346,7 @@ export class MusicGen {
       });
     }
     const { weights, config } = await this.#networks.decoder();
-    return complete(unembed(weights, config, residual as tf.Tensor3D, "all", NO_TAPS));
+    return complete(unembed(weights, config, residual as tf.Tensor3D, residual.shape[1], NO_TAPS));
   }
 
   /** The weights of {@link unembed}, as copies that are the caller's; `disposeTree` or their own `dispose` frees them. */
@@ -372,8 +391,10 @@ export class MusicGen {
       negative: asWritten(options.negative),
       frames: request.frames,
       promptFrames: promptLength,
+      stride: strideOf(request, this.config.codec.frameRate),
+      melody: input.melodies.length > 0,
       count: request.count,
-      seed: request.seed,
+      seed: request.seeds ?? request.seed,
       guidance: rows.roles.length === 1 ? 1 : request.guidance,
       ...request.sampling,
       steering: null,
@@ -394,7 +415,8 @@ export class MusicGen {
     }
     const texts = text === undefined ? undefined : this.#tokenize(text);
     const negatives = negative === undefined ? undefined : this.#tokenize(negative);
-    const prompts = options.promptAudio === undefined ? [] : [options.promptAudio].flat();
+    const prompts = readPrompts(options);
+    const melodies = options.melody === undefined ? [] : readMelodies(options.melody, this.config);
     const promptLength = promptFrames(prompts, this.config.codec);
     const request = resolveRequest(options, this.config, promptLength);
     if (negatives && request.guidance === 1) {
@@ -404,15 +426,17 @@ export class MusicGen {
         todo: "Raise the guidance (3 is usual), or leave the negative text out",
       });
     }
-    const rows = planRows(request, texts !== undefined, negatives !== undefined);
+    const rows = planRows(request, texts !== undefined || melodies.length > 0, negatives !== undefined);
+    const prefix = prefixPositions(this.config.melody, texts, negatives);
     requireMemory(this.config, memoryBudget(this.backend), this.#networks.residency, {
       rows: rowCount(rows),
-      positions: request.frames + this.config.decoder.codebooks,
-      prefill: promptLength + 1,
+      positions:
+        prefix + Math.max(...request.windows.map(({ first, end }) => end - first)) + this.config.decoder.codebooks,
+      prefill: prefix + Math.max(...request.windows.map(({ known }) => known)) + 1,
       frames: request.frames,
     });
 
-    return { input: { request, rows, texts, negatives, prompts }, promptLength };
+    return { input: { request, rows, texts, negatives, prompts, melodies }, promptLength };
   }
 
   async *#forward(options: ForwardOptions, taps: Taps): AsyncGenerator<PassStop, tf.Tensor, void> {
@@ -439,28 +463,37 @@ export class MusicGen {
     }
   }
 
-  #forwardPlan({ text, codes, rows, startAt, stopAt }: ForwardOptions): { plan: ForwardPlan; texts?: TokenBatch } {
+  #forwardPlan({ text, melody, codes, rows, startAt, stopAt }: ForwardOptions): {
+    plan: ForwardPlan;
+    texts?: TokenBatch;
+  } {
     const clips = [codes].flat();
-    const roles = rows ?? (text === null ? ["null"] : ["cond"]);
-    const readsText = roles.includes("cond");
-    if (roles.length === 0 || new Set(roles).size < roles.length || (readsText && text === null)) {
+    const melodies = melody === undefined ? [] : readMelodies(melody, this.config);
+    const isConditioned = text !== null || melodies.length > 0;
+    const roles = rows ?? (isConditioned ? ["cond"] : ["null"]);
+    const hasCond = roles.includes("cond");
+    if (roles.length === 0 || new Set(roles).size < roles.length || (hasCond && !isConditioned)) {
       throw new UsageError({
         asked: `run the rows ${JSON.stringify(roles)}`,
-        found: text === null ? "no text for the cond rows" : "rows missing or named twice",
+        found: isConditioned ? "rows missing or named twice" : "no text for the cond rows",
         todo: 'Give ["cond"], ["null"] or both, and a text where there is "cond"',
       });
     }
-    const texts = readsText && text !== null ? this.#tokenize(text) : undefined;
-    if (texts && texts.batch !== 1 && texts.batch !== clips.length) {
+    const texts = hasCond && text !== null ? this.#tokenize(text) : undefined;
+    for (const [count, what] of [
+      [texts?.batch ?? 1, "texts"],
+      [Math.max(1, melodies.length), "melodies"],
+    ] as const) {
+      if (count === 1 || count === clips.length) continue;
       throw new UsageError({
         asked: `run ${clips.length} clips`,
-        found: `${texts.batch} texts`,
-        todo: "Give one text for all clips, or one for each",
+        found: `${count} ${what}`,
+        todo: "Give one for all clips, or one for each",
       });
     }
-    const ordered = readsText && roles.length === 2 ? (["cond", "null"] as const) : roles;
-    const { frameRate } = this.config.codec;
-    const plan = { clips, rows: { batch: clips.length, roles: ordered }, frameRate, startAt, stopAt };
+    const ordered = hasCond && roles.length === 2 ? (["cond", "null"] as const) : roles;
+    const conditions = { frameRate: this.config.codec.frameRate, melody: this.config.melody, melodies };
+    const plan = { clips, rows: { batch: clips.length, roles: ordered }, ...conditions, startAt, stopAt };
     return texts ? { plan, texts } : { plan };
   }
 
@@ -475,9 +508,27 @@ export class MusicGen {
   }
 }
 
+/** The sounds to continue, of which only the end may be wanted. @throws {UsageError} */
+function readPrompts({ promptAudio, promptSeconds: seconds }: GenerateOptions): readonly Audio[] {
+  const prompts = promptAudio === undefined ? [] : [promptAudio].flat();
+  if (seconds === undefined) return prompts;
+  if (prompts.length > 0 && Number.isFinite(seconds) && seconds > 0)
+    return prompts.map((one) => lastSeconds(one, seconds));
+  throw new UsageError({
+    asked: `continue from ${seconds} seconds of an audio prompt`,
+    found: prompts.length > 0 ? "not a number above 0" : "no audio prompt",
+    todo: prompts.length > 0 ? "Give seconds above 0" : "Give the sound to continue as well",
+  });
+}
+
 async function* disposingResult(walk: AsyncGenerator<Activation, tf.Tensor, void>): AsyncGenerator<Activation, void> {
   const result = yield* walk;
   result.dispose();
+}
+
+function strideOf({ windows }: ResolvedRequest, frameRate: number): number | null {
+  const [first, second] = windows;
+  return first && second ? (second.first - first.first) / frameRate : null;
 }
 
 function asWritten(text: TextInput | undefined): string | readonly string[] | null {

@@ -3,7 +3,15 @@ import type * as tf from "@tensorflow/tfjs-core";
 import { SiteError, UsageError } from "../errors.js";
 import { frameAt } from "../model/delay.js";
 import { describeRows, type RowRole } from "../model/guidance.js";
-import type { DecoderContext, PassContext, PassStop } from "../model/pass.js";
+import type { PrefixLength } from "../model/melody.js";
+import {
+  absolutePositions,
+  NO_PREFIX,
+  prefixSize,
+  type DecoderContext,
+  type PassContext,
+  type PassStop,
+} from "../model/pass.js";
 import type { Announcement } from "../runtime/announce.js";
 
 /** A row of an activation: what it is for, and which clip it belongs to. */
@@ -74,27 +82,40 @@ export class Activation {
 
   /**
    * Absolute positions, one for each entry of the value's position axis (of an attention pattern: its queries). In the
-   * decoder 0 is the BOS column; logits of a generation are made for the last position only. In the text encoder, and for
-   * the keys and values of the cross-attention, they are text tokens. In the codec there are none.
+   * decoder 0 is the BOS column; logits of a generation are made for the last position only. What a melody model reads
+   * before the BOS column, the rows of its melody and then the text, has negative positions: {@link prefix} tells how
+   * many. In a later window of a long clip, the BOS column stands at the position before the window's first frame. In the
+   * text encoder, and for the keys and values of the cross-attention, positions are text tokens. In the codec there are
+   * none.
    */
   get positions(): readonly number[] {
     const { pass } = this;
     if (pass.phase === "text") return range(0, pass.tokens);
     if (!isDecoder(pass)) return [];
     if (this.#overTokens) return range(0, this.#announcement.result.shape[1] ?? 0);
-    const end = pass.firstPosition + pass.positions;
-    const lastOnly = pass.phase !== "forward" && /^hook_(guided_)?logits$/.test(this.site);
-    return lastOnly ? [end - 1] : range(pass.firstPosition, pass.positions);
+    const all = absolutePositions(pass);
+    if (!LOGITS.test(this.site)) return all;
+    return all.slice(all.length - (this.#announcement.result.shape[2] ?? 0)); // the last one, or all but a prefix's
+  }
+
+  /** How many of {@link positions} hold the melody and the text, before the BOS column: 0 but in a melody model's first pass. */
+  get prefix(): PrefixLength {
+    const { pass } = this;
+    const none = !isDecoder(pass) || this.#overTokens || LOGITS.test(this.site);
+    return none ? NO_PREFIX : pass.prefix;
   }
 
   /**
    * When each of {@link positions} sounds: the start of the frame that its first codebook carries, in seconds. The BOS
-   * column lies one frame before 0. Empty where positions are not the decoder's.
+   * column lies one frame before 0. NaN before it: melody and text sound at no time. Empty where positions are not the
+   * decoder's.
    */
   get seconds(): readonly number[] {
     const { pass } = this;
     if (!isDecoder(pass) || this.#overTokens) return [];
-    return this.positions.map((position) => (position - 1) / pass.frameRate);
+    return this.positions.map((position, index) =>
+      index < prefixSize(this.prefix) ? NaN : (position - 1) / pass.frameRate,
+    );
   }
 
   /**
@@ -126,7 +147,9 @@ export class Activation {
         todo: `Give 0 … ${pass.pattern.delays.length - 1}`,
       });
     }
-    return this.positions.map((position) => frameAt(position, delay, pass.frames));
+    return this.positions.map((position, index) =>
+      index < prefixSize(this.prefix) ? undefined : frameAt(position, delay, pass.window),
+    );
   }
 
   /** Whether the position axis counts text tokens, inside the decoder. */
@@ -139,6 +162,8 @@ export class Activation {
 export function isDecoder(pass: PassContext): pass is DecoderContext {
   return "firstPosition" in pass;
 }
+
+const LOGITS = /^hook_(guided_)?logits$/;
 
 /** The block that a site lies in, of the decoder or the text encoder, from 0. */
 export function layerOf(site: string): number | undefined {

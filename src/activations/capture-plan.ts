@@ -5,7 +5,9 @@ import {
   BackendError,
   CancelledError,
   CheckpointError,
+  HubError,
   MemoryError,
+  PickleError,
   SiteError,
   TonearmError,
   UsageError,
@@ -191,7 +193,7 @@ function chooseSites(
   const names = selectSites(request.sites, catalogue);
   const chosen = catalogue.filter(({ site }) => names.has(site));
   const refused = chosen.flatMap((site) => {
-    const reason = whyNot(site, request, roles, reduction);
+    const reason = whyNot(site, request, roles, reduction) ?? (model.config.melody && whyNotBehindPrefix(site));
     return reason === undefined ? [] : [{ site: site.site, reason }];
   });
   const [first] = refused;
@@ -228,6 +230,11 @@ function whyNot(
   const texts = new Set(items.map((item) => JSON.stringify(storedText(item))));
   if (axes.includes("S") && texts.size > 1) return "it is as long as the text, and the items have different ones";
   return undefined;
+}
+
+/** Why a site of a melody model can't be captured, or undefined. */
+function whyNotBehindPrefix({ shape }: Site): string | undefined {
+  return shape.includes("T'") ? "its keys are those of melody and text too, before the clip" : undefined;
 }
 
 /** Every `of`-th item. */
@@ -281,11 +288,18 @@ async function planClip(
       });
     }
     const prompt = item.audio ? promptFrames([await load(item.audio)], codec) : 0;
-    const { frames, seed } = resolveRequest(
+    const { frames, seed, windows } = resolveRequest(
       { ...generationOptions(request), seed: seedOf(item, request.seed ?? DEFAULT_SEED) },
       model.config,
       prompt,
     );
+    if (windows.length > 1) {
+      throw new UsageError({
+        asked: `generate a clip in ${windows.length} windows`,
+        found: "positions that several windows read, of which a capture keeps one row each",
+        todo: "Ask for clips of one window, or capture the finished clip with mode forced",
+      });
+    }
     // The prefill reads positions 0 … prompt; the last position of the sequence is drawn, not read.
     const span = { ...base, frames, first: prompt + 1, last: frames + maxDelay - 1 };
     const rows = planRows(reduction, span, nameOf(item));
@@ -333,6 +347,8 @@ export async function naming<Result>(item: CaptureItem, work: () => Promise<Resu
 const CLASS_OF: Readonly<Record<ErrorCode, new (parts: ErrorParts) => TonearmError>> = {
   usage: UsageError,
   checkpoint: CheckpointError,
+  pickle: PickleError,
+  hub: HubError,
   audio: AudioError,
   backend: BackendError,
   memory: MemoryError,

@@ -75,16 +75,16 @@ export function byteSize(shape: readonly number[]): number {
 export function forwardSizes(
   { clips, rows }: Pick<ForwardPlan, "clips" | "rows">,
   texts: TokenBatch | undefined,
-  { decoder }: MusicGenConfig,
+  { decoder, melody }: MusicGenConfig,
 ): RunSizes {
   const pattern = delayPattern(decoder.codebooks, decoder.audioChannels, decoder.codebookSize);
-  const positions = sequenceLength(clips[0]?.frames ?? 0, pattern);
+  const columns = sequenceLength(clips[0]?.frames ?? 0, pattern);
   return {
     items: 0, // nothing is guided
     rows: rowCount(rows),
     readingRows: texts ? rows.batch : 0,
-    positions,
-    logitPositions: positions,
+    positions: columns + prefixPositions(melody, texts),
+    logitPositions: columns,
     texts: texts?.batch ?? 0,
     tokens: texts?.length ?? 0,
     encodedSamples: 0,
@@ -94,21 +94,29 @@ export function forwardSizes(
   };
 }
 
-/** The sizes of a generation. */
+/** How many positions a melody model reads before the BOS column. */
+export function prefixPositions(
+  melody: MusicGenConfig["melody"],
+  ...texts: readonly (TokenBatch | undefined)[]
+): number {
+  return melody ? melody.rows + Math.max(1, ...texts.map((batch) => batch?.length ?? 1)) : 0;
+}
+
+/** The sizes of a generation in one window. */
 export function generationSizes(
   { request, rows, texts, negatives, prompts }: PipelineInput,
-  { decoder, codec }: MusicGenConfig,
+  { decoder, codec, melody }: MusicGenConfig,
 ): RunSizes {
   const pattern = delayPattern(decoder.codebooks, decoder.audioChannels, decoder.codebookSize);
   const [prompt] = prompts;
   const encodedSamples = prompt ? resampledLength(prompt, codec.sampleRate) : 0;
-  const positions = sequenceLength(request.frames, pattern) - 1; // nothing follows the last column
+  const columns = sequenceLength(request.frames, pattern) - 1; // nothing follows the last column
   return {
     items: rows.batch,
     rows: rowCount(rows),
     readingRows: (texts ? rows.batch : 0) + (negatives ? rows.batch : 0),
-    positions,
-    logitPositions: positions - Math.ceil(encodedSamples / codec.hop),
+    positions: columns + prefixPositions(melody, texts, negatives),
+    logitPositions: columns - Math.ceil(encodedSamples / codec.hop),
     texts: (texts?.batch ?? 0) + (negatives?.batch ?? 0),
     tokens: Math.max(texts?.length ?? 0, negatives?.length ?? 0),
     encodedSamples,

@@ -49,6 +49,12 @@ export function toChannels(audio: Audio, count: number): Audio {
   });
 }
 
+/** The end of a sound: its last `seconds`, or all of it if it is shorter. Samples are not copied. */
+export function lastSeconds({ sampleRate, channels }: Audio, seconds: number): Audio {
+  const count = Math.max(1, Math.round(seconds * sampleRate));
+  return { sampleRate, channels: channels.map((channel) => channel.subarray(-count)) };
+}
+
 /** The largest absolute sample of all channels; 0 for silence. */
 export function peak({ channels }: Audio): number {
   let largest = 0;

@@ -6,7 +6,8 @@ import { powerSpectra } from "./spectrum.js";
  * MusicGen's melody conditioning (librosa's `filters.chroma` with tuning 0), without source separation.
  */
 
-const CLASSES = 12;
+/** Pitch classes, C first. */
+export const CLASSES = 12;
 const SIZE = 16_384;
 const HOP = 4_096;
 const LOWEST_A = 27.5; // Hz

@@ -1,10 +1,11 @@
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 
-import { readConfig } from "../checkpoint/config.js";
+import { readConfig, type ConfigBlock } from "../checkpoint/config.js";
 import { readEncodecConfig, type EncodecConfig } from "../encodec/config.js";
 import { CheckpointError } from "../errors.js";
 import { readT5Config, type T5Config } from "../text/config.js";
+import { CLASSES } from "../audio/chroma.js";
 import { readDecoderConfig, readGenerationDefaults, type DecoderConfig, type GenerationDefaults } from "./config.js";
 
 /** The shapes of all three networks of a checkpoint and its generation defaults. */
@@ -13,7 +14,16 @@ export interface MusicGenConfig {
   readonly decoder: DecoderConfig;
   readonly codec: EncodecConfig;
   readonly generation: GenerationDefaults;
+  readonly melody: MelodyConfig | undefined; // undefined: the model reads no melody
 }
+
+/** How a melody model reads a melody. */
+export interface MelodyConfig {
+  readonly rows: number; // positions that its chroma takes, before those of the text
+}
+
+/** What every released melody model has: 30 s of chroma. */
+const MELODY_ROWS = 235;
 
 /**
  * Reads config.json and generation_config.json of a checkpoint directory.
@@ -22,14 +32,22 @@ export interface MusicGenConfig {
  */
 export async function readMusicGenConfig(directory: string): Promise<MusicGenConfig> {
   const root = await readConfig(join(directory, "config.json"));
-  root.expect("model_type", "musicgen");
+  const kind = root.expect("model_type", "musicgen", "musicgen_melody");
   root.ignoreGeneric();
   root.ignore("initializer_factor", "sampling_rate");
   const text = readT5Config(root.block("text_encoder"));
   const decoder = readDecoderConfig(root.block("decoder"));
   const codec = readEncodecConfig(root.block("audio_encoder"));
+  const melody = kind === "musicgen_melody" ? readMelodyConfig(root) : undefined;
   root.finish();
 
+  if (decoder.crossAttention !== (melody === undefined)) {
+    throw new CheckpointError({
+      asked: `use the networks of ${root.file} together`,
+      found: `a ${kind} whose decoder ${decoder.crossAttention ? "has" : "lacks"} cross-attention`,
+      todo: "Fetch the file again: it is damaged",
+    });
+  }
   const perChannel = decoder.codebooks / decoder.audioChannels;
   if (codec.codebookSize !== decoder.codebookSize || codec.codebooks !== perChannel) {
     throw new CheckpointError({
@@ -42,7 +60,12 @@ export async function readMusicGenConfig(directory: string): Promise<MusicGenCon
   }
   const generationFile = join(directory, "generation_config.json");
   const generationBlock = (await exists(generationFile)) ? await readConfig(generationFile) : undefined;
-  return { text, decoder, codec, generation: readGenerationDefaults(generationBlock, decoder.codebookSize) };
+  return { text, decoder, codec, generation: readGenerationDefaults(generationBlock, decoder.codebookSize), melody };
+}
+
+function readMelodyConfig(root: ConfigBlock): MelodyConfig {
+  root.expect("num_chroma", CLASSES, undefined);
+  return { rows: root.integer("chroma_length", { min: 1, default: MELODY_ROWS }) };
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -12,7 +12,7 @@ export interface DecoderConfig {
   readonly codebookSize: number; // V; V itself is the pad token
   readonly audioChannels: 1 | 2;
   readonly maxPositions: number; // rows of the stored position table; positions go on beyond it
-  readonly crossAttention: boolean; // whether blocks read the text by cross-attention
+  readonly crossAttention: boolean; // how the text is read: by cross-attention, or as the first positions (melody models)
 }
 
 /**
@@ -22,7 +22,7 @@ export interface DecoderConfig {
  *   differently.
  */
 export function readDecoderConfig(block: ConfigBlock): DecoderConfig {
-  block.expect("model_type", "musicgen_decoder");
+  const kind = block.expect("model_type", "musicgen_decoder", "musicgen_melody_decoder");
   block.expect("activation_function", "gelu");
   // Read by transformers but applied nowhere in MusicGen's forward pass.
   block.ignore("scale_embedding", "initializer_factor");
@@ -63,7 +63,7 @@ export function readDecoderConfig(block: ConfigBlock): DecoderConfig {
     codebookSize,
     audioChannels,
     maxPositions: block.integer("max_position_embeddings", { min: 1, default: 2048 }),
-    crossAttention: true,
+    crossAttention: kind === "musicgen_decoder",
   };
 }
 

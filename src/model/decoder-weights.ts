@@ -1,5 +1,6 @@
 import type * as tf from "@tensorflow/tfjs-core";
 
+import { CLASSES } from "../audio/chroma.js";
 import type { WeightScope } from "../checkpoint/scope.js";
 import { linearWeight, storedLinearWeight, type Linear, type WeightStorage } from "../runtime/linear.js";
 import type { LayerNorm } from "../runtime/norm.js";
@@ -46,6 +47,7 @@ export type DecoderWeights = {
 export type DecoderCheckpoint = {
   readonly decoder: DecoderWeights;
   readonly textProjection: Linear | undefined; // [Dt, D]; undefined where T5 is as wide as the decoder
+  readonly melodyProjection: Linear | undefined; // [12, D], from chroma; melody models only
   readonly positionTable: Float32Array | undefined; // [P, D] on the host
 };
 
@@ -88,7 +90,10 @@ export async function loadDecoder(
       lnFinal: await loadNorm(decoder.scope("layer_norm"), width),
       heads: { weight: storedLinearWeight(storage, ...headMatrices) },
     },
-    textProjection: await loadTextProjection(scope, width, textWidth),
+    textProjection: await loadProjection(scope, "enc_to_dec_proj", width, textWidth),
+    melodyProjection: config.crossAttention
+      ? undefined
+      : await loadProjection(scope, "audio_enc_to_dec_proj", width, CLASSES),
     positionTable: decoder.has("embed_positions.weights")
       ? await decoder.values("embed_positions.weights", [config.maxPositions, width])
       : undefined,
@@ -139,10 +144,17 @@ async function loadNorm(scope: WeightScope, width: number): Promise<LayerNorm> {
   return { gain: await scope.tensor("weight", [width]), bias: await scope.tensor("bias", [width]) };
 }
 
-async function loadTextProjection(scope: WeightScope, width: number, textWidth: number): Promise<Linear | undefined> {
-  if (textWidth === width && !scope.has("enc_to_dec_proj.weight")) return undefined;
+/** A projection to the decoder's width. The reference leaves it out where there is nothing to project. */
+async function loadProjection(
+  scope: WeightScope,
+  name: "enc_to_dec_proj" | "audio_enc_to_dec_proj",
+  width: number,
+  inputs: number,
+): Promise<Linear | undefined> {
+  const projection = scope.scope(name);
+  if (inputs === width && !projection.has("weight")) return undefined;
   return {
-    weight: linearWeight(await scope.matrix("enc_to_dec_proj.weight", width, textWidth)),
-    bias: await scope.tensor("enc_to_dec_proj.bias", [width]),
+    weight: linearWeight(await projection.matrix("weight", width, inputs)),
+    bias: await projection.tensor("bias", [width]),
   };
 }

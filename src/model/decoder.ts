@@ -29,7 +29,7 @@ import { positionEmbeddings } from "./positions.js";
  * The language model of MusicGen, in forward order: embeddings, blocks, heads.
  *
  * Shapes: B batch items, R rows (batch × guidance roles, row r·B + b), Rc the first rows, those that read a text,
- * T positions of this pass, T' positions so far, S text tokens, D width, H heads, Dh head width, K codebooks,
+ * T positions of this pass (in the first pass of a melody model with its prefix of P), T' positions so far, S text tokens, D width, H heads, Dh head width, K codebooks,
  * V codebook entries.
  *
  * Every activation is announced under the name in its `yield*`, and the pass goes on with what comes back. An edited
@@ -40,8 +40,9 @@ import { positionEmbeddings } from "./positions.js";
 export interface DecoderInput {
   readonly ids: Int32Array; // [B, K, T], each 0 … V (V is the pad token)
   readonly batch: number; // B
-  readonly positions: number; // T
+  readonly positions: number; // T, less those of a prefix
   readonly rows: number; // R, a multiple of B
+  readonly prefix?: tf.Tensor3D | undefined; // [R, P, D]: embeddings of the positions before them; stays the caller's
 }
 
 /** What the text contributes: keys and values of every block, computed once per prompt. */
@@ -63,7 +64,7 @@ export interface DecoderPass {
   readonly state: DecoderState | undefined;
   /** Null: no row reads a text. */
   readonly memory: TextMemory | undefined;
-  /** Logits for all positions, or for the last one only, as generation needs. */
+  /** Logits for the last one of the input's positions only, as generation needs, or for all. A prefix has none. */
   readonly logits: "all" | "last";
   /** The checkpoint's own table of position embeddings. */
   readonly positionTable: Float32Array | undefined;
@@ -136,9 +137,9 @@ export function* runDecoder(
     const residual = owner.own(yield* embed(weights, config, input, start, pass.positionTable, taps)); // [R, T, D]
     const run: LayerRun = { first: 0, end: config.layers, start, caches, memory: pass.memory };
     const final = owner.own(yield* runLayers(weights, config, residual, run, taps)); // [R, T, D]
-    const logits = yield* unembed(weights, config, final, pass.logits, taps);
+    const logits = yield* unembed(weights, config, final, pass.logits === "all" ? input.positions : 1, taps);
     finished = true;
-    return { logits, state: caches && { length: start + input.positions, caches } };
+    return { logits, state: caches && { length: start + final.shape[1], caches } };
   } finally {
     owner.dispose();
     if (!finished) caches?.forEach(disposeCache);
@@ -184,11 +185,16 @@ export function* runLayers(
   }
 }
 
-/** Sum over codebooks of the token embeddings, plus positions. @returns [R, T, D], owned by the caller. */
+/**
+ * Sum over codebooks of the token embeddings, behind the prefix if there is one, plus positions.
+ *
+ * @param start absolute position of the first of the T, a prefix included
+ * @returns [R, T, D], owned by the caller.
+ */
 export function* embed(
   weights: DecoderWeights,
   config: DecoderConfig,
-  { ids, batch, positions, rows }: DecoderInput,
+  { ids, batch, positions, rows, prefix }: DecoderInput,
   start: number,
   positionTable: Float32Array | undefined,
   taps: Taps,
@@ -198,9 +204,10 @@ export function* embed(
     const tokens = owner.run(() => {
       const codes = tf.tensor3d(ids, [batch, config.codebooks, positions], "int32");
       const perCodebook = tf.unstack(codes, 1).map((row, k) => embedTokens(weights.embed[k], row)); // K × [B, T, D]
-      return tf.tile(tf.addN(perCodebook), [rows / batch, 1, 1]); // [R, T, D]
+      const embedded = tf.tile(tf.addN(perCodebook), [rows / batch, 1, 1]); // [R, T − P, D]
+      return prefix ? tf.concat([prefix, embedded], 1) : embedded; // [R, T, D]
     });
-    const table = owner.own(positionEmbeddings(start, positions, config.width, positionTable)); // [T, D]
+    const table = owner.own(positionEmbeddings(start, tokens.shape[1], config.width, positionTable)); // [T, D]
     const embedded = yield* announce(taps, owner, "hook_embed", tokens);
     const positional = yield* announce(taps, owner, "hook_pos_embed", table);
     return tf.add<tf.Tensor3D>(embedded, positional);
@@ -380,26 +387,26 @@ function headResults(z: tf.Tensor4D, { weight }: Linear): tf.Tensor4D {
  * Final layer norm and the heads of all codebooks.
  *
  * @param residual [R, T, D], stays the caller's
- * @param which all positions, or only the last
- * @returns [R, K, T, V], owned by the caller.
+ * @param count of how many positions, counted from the last
+ * @returns [R, K, count, V], owned by the caller.
  */
 export function* unembed(
   weights: DecoderWeights,
   config: DecoderConfig,
   residual: tf.Tensor3D,
-  which: "all" | "last",
+  count: number,
   taps: Taps,
 ): Walk<tf.Tensor4D> {
   const owner = new Owner();
   try {
     const normalized = yield* normalize(weights.lnFinal, residual, "ln_final", owner, taps); // [R, T, D]
     const [rows, positions, width] = normalized.shape;
-    const count = which === "all" ? positions : 1;
     const logits = owner.run(() => {
-      const read = count === positions ? normalized : tf.slice(normalized, [0, positions - 1, 0], [rows, 1, width]);
-      const joined = linear(read, weights.heads); // [R, T, K·V]
-      const perCodebook = tf.reshape(joined, [rows, count, config.codebooks, config.codebookSize]); // [R, T, K, V]
-      return tf.transpose(perCodebook, [0, 2, 1, 3]) as tf.Tensor4D; // [R, K, T, V]
+      const first = positions - count;
+      const read = first === 0 ? normalized : tf.slice(normalized, [0, first, 0], [rows, count, width]); // [R, count, D]
+      const joined = linear(read, weights.heads); // [R, count, K·V]
+      const perCodebook = tf.reshape(joined, [rows, count, config.codebooks, config.codebookSize]); // [R, count, K, V]
+      return tf.transpose(perCodebook, [0, 2, 1, 3]) as tf.Tensor4D; // [R, K, count, V]
     });
     return owner.release(yield* announce(taps, owner, "hook_logits", logits));
   } finally {

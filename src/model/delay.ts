@@ -31,10 +31,20 @@ export function sequenceLength(frames: number, { delays }: DelayPattern): number
   return frames + 1 + Math.max(...delays);
 }
 
-/** The frame that codebook k carries at a position, or undefined where the pattern has a pad token. */
-export function frameAt(position: number, delay: number, frames: number): number | undefined {
+/** The frames of a clip that one sequence covers: all of them, or a window of a clip that is longer than the model's reach. */
+export interface FrameRange {
+  readonly first: number;
+  readonly end: number; // exclusive
+}
+
+/**
+ * The frame that codebook k carries at a position of the clip, or undefined where the pattern has a pad token.
+ *
+ * @param position absolute: 0 is the BOS column of a clip, and that of a later window stands where the frame before it would
+ */
+export function frameAt(position: number, delay: number, { first, end }: FrameRange): number | undefined {
   const frame = position - 1 - delay;
-  return frame >= 0 && frame < frames ? frame : undefined;
+  return frame >= first && frame < end ? frame : undefined;
 }
 
 /**
@@ -56,24 +66,27 @@ export function delayCodes(codes: Codes, pattern: DelayPattern, frames: number =
 }
 
 /**
- * Takes the codes back out of a sequence laid out by {@link delayCodes}.
+ * Takes codes back out of a sequence laid out by {@link delayCodes}.
  *
  * @param sequence [K, M]
  * @param frames F, the number of frames the sequence was laid out for
- * @param complete how many of them to return, from the first
+ * @param first the first frame to return
+ * @param end the one after the last
  */
 export function undelayCodes(
   sequence: Int32Array,
   pattern: DelayPattern,
   frames: number,
-  complete: number = frames,
+  first = 0,
+  end: number = frames,
 ): Codes {
   const length = sequenceLength(frames, pattern);
   const codebooks = pattern.delays.length;
-  const values = new Int32Array(codebooks * complete);
+  const count = end - first;
+  const values = new Int32Array(codebooks * count);
   pattern.delays.forEach((delay, k) => {
     const start = k * length + 1 + delay;
-    values.set(sequence.subarray(start, start + complete), k * complete);
+    values.set(sequence.subarray(start + first, start + end), k * count);
   });
-  return { values, codebooks, frames: complete };
+  return { values, codebooks, frames: count };
 }

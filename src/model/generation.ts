@@ -6,7 +6,14 @@ import { announce, type Taps, type Walk } from "../runtime/announce.js";
 import { Owner } from "../runtime/owner.js";
 import type { Uniforms } from "../runtime/random.js";
 import type { DecoderConfig } from "./config.js";
-import { disposeState, initialState, runDecoder, type DecoderState, type TextMemory } from "./decoder.js";
+import {
+  disposeState,
+  initialState,
+  runDecoder,
+  type DecoderInput,
+  type DecoderState,
+  type TextMemory,
+} from "./decoder.js";
 import type { DecoderWeights } from "./decoder-weights.js";
 import {
   delayCodes,
@@ -16,9 +23,11 @@ import {
   undelayCodes,
   type Codes,
   type DelayPattern,
+  type FrameRange,
 } from "./delay.js";
 import { guideLogits, rowCount, type Rows } from "./guidance.js";
-import { locate, type DecoderContext, type PassStop } from "./pass.js";
+import type { Prefix } from "./melody.js";
+import { locate, NO_PREFIX, prefixSize, type DecoderContext, type PassStop } from "./pass.js";
 import { sampleToken, type SamplingOptions } from "./sampling.js";
 
 /** A decoder ready to run. */
@@ -28,16 +37,19 @@ export interface Decoder {
   readonly positionTable: Float32Array | undefined;
 }
 
-/** What to generate. */
+/** What to generate in one sequence: a clip, or a window of one. */
 export interface GenerationPlan {
-  readonly frames: number; // F, the prompt's included
-  readonly prompt: readonly Codes[] | undefined; // one per item, all of one length below F
+  readonly frames: number; // of the whole clip
+  readonly window: FrameRange; // the F of them that this sequence covers
+  readonly prompt: readonly Codes[] | undefined; // the first of the F: one per item, all of one length below F
   readonly rows: Rows;
   readonly memory: TextMemory | undefined; // the text of the first rows; stays the caller's
+  readonly prefix: Prefix | undefined; // what a melody model reads first; stays the caller's
   readonly guidance: number;
   readonly sampling: SamplingOptions;
   readonly uniforms: readonly Uniforms[]; // one stream per item
   readonly frameRate: number;
+  readonly passesBefore: number; // in earlier windows
 }
 
 /** Who looks on while it generates. */
@@ -55,19 +67,37 @@ export interface GeneratedCodes {
   readonly interrupted: boolean; // whether the signal ended it: then `codes` holds the frames that were complete
 }
 
+/** Frames of a clip of which every codebook is drawn. They come in order, each once; those of a prompt are not among them. */
+export interface CompletedFrames {
+  readonly first: number; // counted from the start of the clip
+  readonly codes: readonly Codes[]; // one per item
+}
+
+/** Whether a generation stopped at a site, or because frames are complete. */
+export function isPassStop(stop: PassStop | CompletedFrames): stop is PassStop {
+  return "announcement" in stop;
+}
+
+/** How many passes a sequence of F frames takes: prefill over the BOS column and the prompt, then one for each position. */
+export function passCount(frames: number, promptFrames: number, { delays }: DelayPattern): number {
+  return frames + Math.max(...delays) - promptFrames;
+}
+
 /**
- * Generates codes, one position after another: prefill over the BOS column and the prompt, then one pass per position.
- * F frames without a prompt take F + 3 passes (mono and stereo).
+ * Generates codes, one position after another: prefill over what a melody model reads first, the BOS column and the
+ * prompt, then one pass per position. F frames without a prompt take F + 3 passes (mono and stereo).
  *
- * Yields every wanted site of every pass. Ending it early frees all it holds.
+ * Yields every wanted site of every pass, and frames as they are complete. Ending it early frees all it holds.
  */
 export async function* generateCodes(
   decoder: Decoder,
   plan: GenerationPlan,
   { taps, onStep, signal }: GenerationObserver,
-): AsyncGenerator<PassStop, GeneratedCodes, void> {
+): AsyncGenerator<PassStop | CompletedFrames, GeneratedCodes, void> {
   const { codebooks, codebookSize, audioChannels } = decoder.config;
-  const { frames, rows } = plan;
+  const { rows, window } = plan;
+  const frames = window.end - window.first; // F
+  const prefix = plan.prefix?.length ?? NO_PREFIX;
   const pattern = delayPattern(codebooks, audioChannels, codebookSize);
   const length = sequenceLength(frames, pattern); // M
   const promptFrames = plan.prompt?.[0]?.frames ?? 0;
@@ -76,62 +106,73 @@ export async function* generateCodes(
     delayCodes(plan.prompt?.[item] ?? noPrompt, pattern, frames),
   ); // B × [K, M]
 
-  const passes = length - 1 - promptFrames;
+  const passes = passCount(frames, promptFrames, pattern);
+  // The last column that was filled is promptFrames + step; a frame is complete when its last codebook is.
+  const completeAfter = (step: number): number =>
+    step === passes ? frames : Math.max(promptFrames, promptFrames + step - Math.max(...pattern.delays));
   let held: DecoderState | undefined; // while no pass owns it
   let step = 0;
   try {
     for (; step < passes && !signal?.aborted; step++) {
-      const firstPosition = step === 0 ? 0 : promptFrames + step;
-      const positions = step === 0 ? promptFrames + 1 : 1;
+      const isPrefill = step === 0;
+      const firstColumn = isPrefill ? 0 : promptFrames + step;
+      const count = isPrefill ? promptFrames + 1 : 1;
       const pass: DecoderContext = {
-        phase: step === 0 ? "prefill" : "decode",
-        step,
-        firstPosition,
-        positions,
+        phase: isPrefill ? "prefill" : "decode",
+        step: plan.passesBefore + step,
+        firstPosition: window.first + firstColumn,
+        positions: count + (isPrefill ? prefixSize(prefix) : 0),
+        prefix: isPrefill ? prefix : NO_PREFIX,
         rows,
         pattern,
-        frames,
+        frames: plan.frames,
+        window,
         frameRate: plan.frameRate,
       };
-      const input = columns(sequences, codebooks, length, firstPosition, positions); // [B, K, T]
-      const walk = generationStep(decoder, plan, input, pass, held ?? initialState(decoder.config), taps);
+      const input: DecoderInput = {
+        ids: columns(sequences, codebooks, length, firstColumn, count), // [B, K, T − P]
+        batch: rows.batch,
+        positions: count,
+        rows: rowCount(rows),
+        prefix: isPrefill ? plan.prefix?.embeddings : undefined,
+      };
+      const walk = generationStep(decoder, plan, input, held ?? initialState(decoder.config), taps);
       held = undefined;
       const stepped = yield* locate(walk, pass);
       held = stepped.state;
       try {
         const logits = await stepped.guided.data(); // [B, K, 1, V]
-        fillColumn(sequences, logits as Float32Array, plan, pattern, firstPosition + positions, promptFrames);
+        fillColumn(sequences, logits as Float32Array, plan, pattern, firstColumn + count, promptFrames);
       } finally {
         stepped.guided.dispose();
       }
       onStep?.(step + 1, passes);
+      const [before, complete] = [completeAfter(step), completeAfter(step + 1)];
+      if (complete > before) {
+        const codes = sequences.map((sequence) => undelayCodes(sequence, pattern, frames, before, complete));
+        yield { first: window.first + before, codes };
+      }
       await setImmediate(); // backends that answer at once would keep signals and timers waiting for the whole clip
     }
   } finally {
     if (held) disposeState(held);
   }
-  // The last column that was filled is promptFrames + step; a frame is complete when its last codebook is.
-  const complete = Math.max(promptFrames, promptFrames + step - Math.max(...pattern.delays));
-  const interrupted = step < passes;
-  return {
-    codes: sequences.map((sequence) => undelayCodes(sequence, pattern, frames, interrupted ? complete : frames)),
-    interrupted,
-  };
+  const codes = sequences.map((sequence) => undelayCodes(sequence, pattern, frames, 0, completeAfter(step)));
+  return { codes, interrupted: step < passes };
 }
 
 /** One pass and its guidance. @returns guided logits [B, K, 1, V] and the state, owned by the caller. */
 function* generationStep(
   decoder: Decoder,
   plan: GenerationPlan,
-  ids: Int32Array,
-  { positions, rows }: DecoderContext,
+  input: DecoderInput,
   state: DecoderState,
   taps: Taps,
 ): Walk<{ guided: tf.Tensor4D; state: DecoderState | undefined }> {
   const { logits, state: nextState } = yield* runDecoder(
     decoder.weights,
     decoder.config,
-    { ids, batch: rows.batch, positions, rows: rowCount(rows) },
+    input,
     { state, memory: plan.memory, logits: "last", positionTable: decoder.positionTable },
     taps,
   );
@@ -139,7 +180,7 @@ function* generationStep(
   let finished = false;
   try {
     owner.own(logits);
-    const guided = owner.own(guideLogits(logits, rows, plan.guidance));
+    const guided = owner.own(guideLogits(logits, plan.rows, plan.guidance));
     const announced = owner.release(yield* announce(taps, owner, "hook_guided_logits", guided));
     finished = true;
     return { guided: announced, state: nextState };
@@ -174,7 +215,7 @@ function columns(
 function fillColumn(
   sequences: readonly Int32Array[], // B × [K, M]
   logits: Float32Array, // [B, K, 1, V]
-  { frames, sampling, uniforms }: GenerationPlan,
+  { window, sampling, uniforms }: GenerationPlan,
   { delays }: DelayPattern,
   position: number,
   promptFrames: number,
@@ -182,10 +223,11 @@ function fillColumn(
   const codebooks = delays.length;
   const length = (sequences[0]?.length ?? 0) / codebooks;
   const entries = logits.length / (sequences.length * codebooks);
+  const covered = { first: 0, end: window.end - window.first };
   sequences.forEach((sequence, item) => {
     delays.forEach((delay, k) => {
       const uniform = uniforms[item]?.() ?? 0;
-      const frame = frameAt(position, delay, frames);
+      const frame = frameAt(position, delay, covered);
       if (frame === undefined || frame < promptFrames) return;
       const row = (item * codebooks + k) * entries;
       sequence[k * length + position] = sampleToken(logits.subarray(row, row + entries), sampling, uniform);

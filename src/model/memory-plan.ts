@@ -25,8 +25,8 @@ export interface MemoryBudget {
 /** The size of a request. */
 export interface RequestSize {
   readonly rows: number; // R
-  readonly positions: number; // T of the whole sequence
-  readonly prefill: number; // T of the first pass
+  readonly positions: number; // T of the longest sequence: a window of the clip, and what a melody model reads before it
+  readonly prefill: number; // T of the longest first pass
   readonly frames: number; // F of a clip
 }
 
@@ -107,7 +107,8 @@ const WAVE_COPIES = 3;
 export function planResidency(config: MusicGenConfig, budget: MemoryBudget): Residency {
   const weights = weightBytes(config, budget);
   const frames = config.generation.maxFrames;
-  const state = stateBytes(config, { rows: 2, positions: frames + 4, prefill: 1, frames });
+  const prefix = config.melody?.rows ?? 0;
+  const state = stateBytes(config, { rows: 2, positions: frames + 4 + prefix, prefill: 1 + prefix, frames });
   if (weights.text + weights.decoder + weights.codec + state + codecBytes(config, frames) <= budget.bytes) {
     return "together";
   }

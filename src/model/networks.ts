@@ -10,9 +10,10 @@ import { loadDecoder } from "./decoder-weights.js";
 import type { Decoder } from "./generation.js";
 import type { Residency } from "./memory-plan.js";
 
-/** A decoder and the projection of text states to its width. */
+/** A decoder and what brings its conditions to its width. */
 export interface LoadedDecoder extends Decoder {
-  readonly textProjection: Linear | undefined;
+  readonly textProjection: Linear | undefined; // of text states
+  readonly melodyProjection: Linear | undefined; // of chroma
 }
 
 /** All three networks. */
@@ -24,7 +25,7 @@ export interface Loaded {
 
 const PREFIXES: Readonly<Record<keyof Loaded, readonly string[]>> = {
   text: ["text_encoder"],
-  decoder: ["decoder", "enc_to_dec_proj"],
+  decoder: ["decoder", "enc_to_dec_proj", "audio_enc_to_dec_proj"],
   codec: ["audio_encoder"],
 };
 
@@ -59,8 +60,8 @@ export class Networks {
   decoder(): Promise<LoadedDecoder> {
     return this.#load("decoder", async (scope) => {
       const { decoder: config, text } = this.config;
-      const { decoder, textProjection, positionTable } = await loadDecoder(scope, config, text.width, this.storage);
-      return { weights: decoder, config, positionTable, textProjection };
+      const { decoder: weights, ...rest } = await loadDecoder(scope, config, text.width, this.storage);
+      return { weights, config, ...rest };
     });
   }
 

@@ -1,6 +1,7 @@
 import type { Announcement, Walk } from "../runtime/announce.js";
-import type { DelayPattern } from "./delay.js";
+import type { DelayPattern, FrameRange } from "./delay.js";
 import type { Rows } from "./guidance.js";
+import type { PrefixLength } from "./melody.js";
 
 /**
  * Where a pass through a network stands: what a consumer needs to know to address an activation by position, second,
@@ -13,12 +14,30 @@ export interface DecoderContext {
   /** Teacher-forced over given codes, the first pass of a generation, or one step of it. */
   readonly phase: "forward" | "prefill" | "decode";
   readonly step: number; // passes made before this one
-  readonly firstPosition: number; // absolute; 0 is the BOS column
-  readonly positions: number; // T
+  readonly firstPosition: number; // absolute, of the first position after a prefix; 0 is the BOS column
+  readonly positions: number; // T, a prefix included
+  readonly prefix: PrefixLength; // how many of these positions come before the BOS column; melody models' first passes
   readonly rows: Rows;
   readonly pattern: DelayPattern;
-  readonly frames: number; // F, of the whole sequence
+  readonly frames: number; // F, of the whole clip
+  readonly window: FrameRange; // those of them that this pass's sequence covers
   readonly frameRate: number; // frames per second
+}
+
+/** Of passes that nothing precedes. */
+export const NO_PREFIX: PrefixLength = { melody: 0, text: 0 };
+
+/** How many positions a prefix takes. */
+export function prefixSize({ melody, text }: PrefixLength): number {
+  return melody + text;
+}
+
+/**
+ * The absolute position of each of the T: those of a prefix are −P … −1, in whichever window of a clip it is read.
+ */
+export function absolutePositions({ firstPosition, positions, prefix }: DecoderContext): readonly number[] {
+  const before = prefixSize(prefix);
+  return Array.from({ length: positions }, (_, t) => (t < before ? t - before : firstPosition + t - before));
 }
 
 /** A pass of the text encoder. Its rows are texts: those of the clips, then the negative ones. */

@@ -6,15 +6,16 @@ import { uniformStream } from "../runtime/random.js";
 import type { TokenBatch } from "../text/tokenizer.js";
 import { joinTokens } from "../text/tokens.js";
 import { audioToCodes, codesToAudio, type Codec } from "./codec-audio.js";
-import { readTexts, type EncodedTexts } from "./conditioning.js";
-import { disposeMemory } from "./decoder.js";
 import type { Codes } from "./delay.js";
 import { encodeTextStops } from "./forward.js";
-import { generateCodes, type GeneratedCodes } from "./generation.js";
+import { isPassStop, type CompletedFrames, type GeneratedCodes } from "./generation.js";
 import type { Rows } from "./guidance.js";
+import { generateWindows } from "./long-form.js";
+import type { Melody } from "./melody.js";
 import type { Networks } from "./networks.js";
 import type { PassStop } from "./pass.js";
 import type { Progress, ResolvedRequest } from "./request.js";
+import type { EncodedTexts } from "./text-states.js";
 
 /**
  * From prompt to sound: text → states → codes → waveform. Each network is asked for when its turn comes, so that they can
@@ -28,6 +29,7 @@ export interface PipelineInput {
   readonly texts: TokenBatch | undefined; // one row for all clips, or for each
   readonly negatives: TokenBatch | undefined;
   readonly prompts: readonly Audio[]; // none, one for all clips, or one for each
+  readonly melodies: readonly Melody[]; // of a melody model: none, one for all clips, or one for each
 }
 
 /** Who looks on. */
@@ -54,7 +56,7 @@ export async function* generateClips(
   const encoded = yield* encodeTexts(networks, input.rows.batch, input.texts, input.negatives, observer.taps);
   try {
     const prompt = yield* encodePrompts(networks, input, observer);
-    const generated = yield* runDecoderNetwork(networks, input, encoded, prompt, observer);
+    const generated = yield* passStops(runDecoderNetwork(networks, input, encoded, prompt, observer));
     const clips = yield* decodeClips(networks, input.request, generated, observer);
     return { clips, interrupted: generated.interrupted };
   } finally {
@@ -95,7 +97,8 @@ export function assignTexts(
   return { tokens, textOfRow };
 }
 
-async function* encodePrompts(
+/** The prompts' codes, one for each clip. */
+export async function* encodePrompts(
   networks: Networks,
   { prompts, request }: PipelineInput,
   { taps, onProgress }: PipelineObserver,
@@ -111,24 +114,39 @@ async function* encodePrompts(
   return encoded.length === 1 && only ? Array.from({ length: request.count }, () => only) : encoded;
 }
 
-async function* runDecoderNetwork(
+/** The codes of all clips, in as many windows as they take. */
+export async function* runDecoderNetwork(
   networks: Networks,
-  { request, rows }: PipelineInput,
+  { request, rows, melodies }: PipelineInput,
   encoded: EncodedTexts | undefined,
   prompt: readonly Codes[] | undefined,
   { taps, onProgress, signal }: PipelineObserver,
-): AsyncGenerator<PassStop, GeneratedCodes, void> {
-  const { frames, count, seed, guidance, sampling } = request;
-  const { frameRate } = networks.config.codec;
+): AsyncGenerator<PassStop | CompletedFrames, GeneratedCodes, void> {
+  const { frames, windows, count, seed, seeds, guidance, sampling } = request;
+  const { codec, generation, melody } = networks.config;
+  const { frameRate } = codec;
   const decoder = await networks.decoder();
-  const memory = encoded && readTexts(decoder, decoder.textProjection, encoded);
+  const uniforms = Array.from({ length: count }, (_, item) =>
+    seeds ? uniformStream(seeds[item] ?? seed, 0) : uniformStream(seed, item),
+  );
+  const conditions = { encoded, melody, melodies, windowSeconds: generation.maxFrames / frameRate };
+  const plan = { frames, windows, prompt, rows, ...conditions, guidance, sampling, uniforms, frameRate };
+  const onStep = (done: number, total: number): void => onProgress?.({ stage: "tokens", done, total });
+  return yield* generateWindows(decoder, plan, { taps, onStep, signal });
+}
+
+/** A walk without the frames that it completes. */
+async function* passStops<Result>(
+  walk: AsyncGenerator<PassStop | CompletedFrames, Result, void>,
+): AsyncGenerator<PassStop, Result, void> {
   try {
-    const uniforms = Array.from({ length: count }, (_, item) => uniformStream(seed, item));
-    const plan = { frames, prompt, rows, memory, guidance, sampling, uniforms, frameRate };
-    const onStep = (done: number, total: number): void => onProgress?.({ stage: "tokens", done, total });
-    return yield* generateCodes(decoder, plan, { taps, onStep, signal });
+    for (;;) {
+      const next = await walk.next();
+      if (next.done) return next.value;
+      if (isPassStop(next.value)) yield next.value;
+    }
   } finally {
-    if (memory) disposeMemory(memory);
+    await walk.return(undefined as never); // no effect on a walk that has ended
   }
 }
 

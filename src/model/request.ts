@@ -3,6 +3,8 @@ import { UsageError } from "../errors.js";
 import type { TokenBatch } from "../text/tokenizer.js";
 import type { MusicGenConfig } from "./checkpoint.js";
 import type { Rows } from "./guidance.js";
+import { planWindows, strideFrames, type ClipWindow } from "./long-form.js";
+import type { Melody } from "./melody.js";
 import { checkSampling, DEFAULT_SAMPLING, type SamplingOptions } from "./sampling.js";
 
 /** One text for all clips, a text for each, or token ids with one row for all or for each. */
@@ -26,14 +28,30 @@ export interface GenerateOptions {
    * first frames.
    */
   readonly promptAudio?: Audio | readonly Audio[] | undefined;
+  /** Continue from only so many seconds at the end of the prompt; what comes before them is left out of the clip. */
+  readonly promptSeconds?: number | undefined;
+  /**
+   * A melody to follow, or one for each clip: a sound, of which the strongest pitch class counts, or chroma. Melody models
+   * only. Drums and bass drown a tune: sum the stems that carry it with `mixStems`.
+   */
+  readonly melody?: Melody | readonly Melody[] | undefined;
   /** Length of the clip, the audio prompt included. The clip is cut to the exact sample. Default: 10. */
   readonly seconds?: number | undefined;
   /** Length in codec frames instead, the audio prompt included. */
   readonly frames?: number | undefined;
+  /**
+   * A clip longer than what the model was trained on (30 s) is made in windows of that length; this is how many seconds
+   * lie between the starts of two. The rest of a window is what the next one hears of it. Default: 0.6 of a window (18 s),
+   * as in audiocraft.
+   */
+  readonly stride?: number | undefined;
   /** How many clips, numbered from item 0. Default: 1. */
   readonly count?: number | undefined;
-  /** Any 32-bit integer; without it one is drawn and reported. A clip depends on seed and item alone. */
-  readonly seed?: number | undefined;
+  /**
+   * Any 32-bit integer; without it one is drawn and reported. A clip depends on seed and item alone. A list has one for each
+   * clip, which then is the one that `generate` makes of that seed alone.
+   */
+  readonly seed?: number | readonly number[] | undefined;
   /** How strongly the text is followed; 1 turns guidance off. Default: the checkpoint's, else 3. */
   readonly guidance?: number | undefined;
   readonly greedy?: boolean | undefined;
@@ -49,13 +67,16 @@ export interface GenerateOptions {
 export interface ResolvedRequest {
   readonly frames: number; // F
   readonly samples: number; // N, of one channel
+  readonly windows: readonly ClipWindow[]; // that the F are made in
   readonly count: number; // B
-  readonly seed: number;
+  readonly seed: number; // of the first clip
+  readonly seeds: readonly number[] | undefined; // one for each clip, where each was given its own
   readonly guidance: number;
   readonly sampling: SamplingOptions;
 }
 
 const DEFAULT_SECONDS = 10;
+const DEFAULT_STRIDE = 0.6; // of a window: audiocraft's 18 of 30 s
 const MAX_COUNT = 64; // beyond it the rows no longer fit any backend, and a second call serves as well
 const WHOLE = 1e-6; // seconds · frame rate this close to a whole number is meant to be one
 
@@ -80,18 +101,14 @@ export function resolveRequest(
   const guidance = options.guidance ?? generation.guidance;
   requireThat(Number.isFinite(guidance) && guidance >= 0, `guidance ${guidance}`, "a number from 0 up; 1 turns it off");
   const count = resolveCount(options);
-  const seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
-  requireThat(isWhole(seed, -(2 ** 31), 2 ** 32 - 1), `seed ${seed}`, "a whole number from -2147483648 to 4294967295");
+  const { seed, seeds } = resolveSeeds(options.seed);
 
   const { frames, samples } = resolveLength(options, codec);
-  const longest = generation.maxFrames;
-  if (frames > longest) {
-    throw new UsageError({
-      asked: `a clip of ${inSeconds(frames, codec.frameRate)}`,
-      found: `the model was trained on clips up to ${inSeconds(longest, codec.frameRate)}`,
-      todo: `Ask for at most ${inSeconds(longest, codec.frameRate)}`,
-    });
-  }
+  const length = generation.maxFrames;
+  const stride =
+    options.stride === undefined
+      ? Math.max(1, Math.floor(DEFAULT_STRIDE * length))
+      : strideFrames(options.stride, length, codec.frameRate);
   if (promptFrames >= frames) {
     throw new UsageError({
       asked: `continue an audio prompt of ${inSeconds(promptFrames, codec.frameRate)}`,
@@ -99,17 +116,29 @@ export function resolveRequest(
       todo: "Ask for a longer clip (its length includes the prompt) or give a shorter prompt",
     });
   }
-  return { frames, samples, count, seed, guidance, sampling };
+  const windows = planWindows(frames, promptFrames, { length, stride });
+  return { frames, samples, windows, count, seed, seeds, guidance, sampling };
+}
+
+function resolveSeeds(given: GenerateOptions["seed"]): Pick<ResolvedRequest, "seed" | "seeds"> {
+  const seeds = typeof given === "object" ? given : [given ?? Math.floor(Math.random() * 2 ** 32)];
+  const range = "a whole number from -2147483648 to 4294967295";
+  for (const seed of seeds) requireThat(isWhole(seed, -(2 ** 31), 2 ** 32 - 1), `seed ${seed}`, range);
+  return { seed: seeds[0] ?? 0, seeds: typeof given === "object" ? given : undefined };
 }
 
 /** How many clips: `count`, which lists of texts and prompts must match. */
-function resolveCount({ count, text, negative, promptAudio }: GenerateOptions): number {
+function resolveCount({ count, text, negative, promptAudio, melody, seed }: GenerateOptions): number {
   const lists = [
     ["text", items(text)],
     ["negative", items(negative)],
     ["promptAudio", Array.isArray(promptAudio) ? promptAudio.length : 1],
+    ["melody", Array.isArray(melody) ? melody.length : 1],
   ] as const;
   const chosen = count ?? Math.max(...lists.map(([, length]) => length));
+  if (typeof seed === "object") {
+    requireThat(seed.length === chosen, `${seed.length} seeds for ${chosen} clips`, `${chosen}, or a single seed`);
+  }
   requireThat(isWhole(chosen, 1, MAX_COUNT), `count ${chosen}`, `a whole number from 1 to ${MAX_COUNT}`);
   for (const [name, length] of lists) {
     requireThat(length === 1 || length === chosen, `${length} items of ${name} for ${chosen} clips`, `1 or ${chosen}`);
@@ -124,11 +153,11 @@ function items(input: TextInput | undefined): number {
 }
 
 /**
- * The rows that a generation runs: with a text and guidance two for each clip, the second without text or with the
- * negative one.
+ * The rows that a generation runs: with a text or melody and guidance two for each clip, the second without them or with
+ * the negative text.
  */
-export function planRows({ count, guidance }: ResolvedRequest, hasText: boolean, hasNegative: boolean): Rows {
-  if (!hasText) return { batch: count, roles: ["null"] };
+export function planRows({ count, guidance }: ResolvedRequest, hasCondition: boolean, hasNegative: boolean): Rows {
+  if (!hasCondition) return { batch: count, roles: ["null"] };
   if (guidance === 1) return { batch: count, roles: ["cond"] };
   return { batch: count, roles: ["cond", hasNegative ? "negative" : "null"] };
 }

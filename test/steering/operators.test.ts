@@ -3,7 +3,7 @@ import { expect, it } from "vitest";
 
 import { Activation } from "../../src/activations/activation.js";
 import type { RunPlan } from "../../src/activations/intervention.js";
-import type { DecoderContext } from "../../src/model/pass.js";
+import { NO_PREFIX, type DecoderContext } from "../../src/model/pass.js";
 import type { SteeringVectors } from "../../src/probes/vectors.js";
 import { Announcement } from "../../src/runtime/announce.js";
 import { steer } from "../../src/steering/steering.js";
@@ -72,6 +72,8 @@ describeOnEachBackend("the operators", () => {
             rows: ROWS,
             pattern: { delays: [0], pad: 8 },
             frames: 3,
+            prefix: NO_PREFIX,
+            window: { first: 0, end: 3 },
             frameRate: 50,
           };
           const at = new Activation({ announcement: new Announcement(SITES[kind], value), pass });
