@@ -7,6 +7,8 @@
 export type ErrorCode =
   | "usage" // an argument or option that cannot be honoured
   | "checkpoint" // a weight file or config that is missing, damaged or of another model
+  | "pickle" // a pickled file that asks for more than tensors, or is no valid pickle
+  | "hub" // a model that could not be fetched from the hub or found in its cache
   | "audio" // a sound file or waveform that cannot be used
   | "backend" // a tensor runtime that is absent or gave wrong numbers
   | "memory" // a request that does not fit, refused before it was allocated
@@ -49,6 +51,37 @@ export class UsageError extends TonearmError {
 export class CheckpointError extends TonearmError {
   constructor(parts: ErrorParts) {
     super("checkpoint", parts);
+  }
+}
+
+/** A pickled file holds something else than tensors, dicts, lists and numbers, or breaks the format. Nothing of it ran. */
+export class PickleError extends TonearmError {
+  constructor(parts: ErrorParts) {
+    super("pickle", parts);
+  }
+}
+
+/** Why a fetch failed. */
+export type HubFailure =
+  | "unauthorized" // 401: no token, or one the hub does not know
+  | "gated" // 403: the token's owner has no access
+  | "not-found" // 404: no such repository, revision or file
+  | "rate-limit" // 429, still after waiting
+  | "server" // 5xx or another status that makes no sense here, still after trying again
+  | "network" // no connection, or one that keeps breaking off
+  | "garbage" // an answer that is not what the hub's protocol says
+  | "checksum" // bytes that are not the published ones
+  | "disk" // no space, or no permission to write
+  | "offline" // HF_HUB_OFFLINE is set
+  | "not-cached"; // asked for by name, but not in the cache, or only in part
+
+/** A model could not be fetched from the hub, or is not in its cache. `reason` says why, for programs. */
+export class HubError extends TonearmError {
+  readonly reason: HubFailure;
+
+  constructor(parts: ErrorParts, reason: HubFailure = "server") {
+    super("hub", parts);
+    this.reason = reason;
   }
 }
 

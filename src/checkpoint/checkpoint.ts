@@ -4,15 +4,34 @@ import { basename, join } from "node:path";
 
 import { CheckpointError } from "../errors.js";
 import { isJsonObject, readJsonFile } from "./json.js";
-import { SafetensorsFile, type TensorEntry } from "./safetensors.js";
+import { openWeights } from "./packed-file.js";
+import type { TensorEntry } from "./safetensors.js";
 import { WeightScope } from "./scope.js";
+import { TorchFile } from "./torch-file.js";
+import type { WeightFile } from "./weight-file.js";
 
 const SINGLE_FILE = "model.safetensors";
 const INDEX_FILE = "model.safetensors.index.json";
 
+/** The formats that Hugging Face's weights come in, best first: the name of one file, or of the index of several. */
+const FORMATS = [
+  {
+    single: SINGLE_FILE,
+    index: INDEX_FILE,
+    suffix: ".safetensors",
+    open: (path: string): Promise<WeightFile> => openWeights(path),
+  },
+  {
+    single: "pytorch_model.bin",
+    index: "pytorch_model.bin.index.json",
+    suffix: ".bin",
+    open: (path: string) => TorchFile.open(path),
+  },
+] as const;
+
 /** A tensor of a checkpoint and the file it lies in. */
 export interface CheckpointEntry extends TensorEntry {
-  readonly file: SafetensorsFile;
+  readonly file: WeightFile;
 }
 
 /**
@@ -31,12 +50,12 @@ export interface CheckpointEntry extends TensorEntry {
  */
 export class Checkpoint {
   readonly directory: string;
-  readonly files: readonly SafetensorsFile[];
+  readonly files: readonly WeightFile[];
   /** Every tensor by its full dotted name. */
   readonly tensors: ReadonlyMap<string, CheckpointEntry>;
   readonly #consumed = new Map<string, number>();
 
-  constructor(directory: string, files: readonly SafetensorsFile[]) {
+  constructor(directory: string, files: readonly WeightFile[]) {
     this.directory = directory;
     this.files = files;
     this.tensors = new Map(
@@ -99,8 +118,12 @@ export class Checkpoint {
    * 4 KiB all data counts; of a longer one four blocks of 1 KiB, evenly spaced from its first to its last byte. So it
    * costs milliseconds on gigabytes and tells any two trained models apart, but it does not notice a change confined to
    * bytes in between: it is no checksum against damage. Metadata and config.json do not count.
+   *
+   * A packed checkpoint has the identity of the one that was packed: it is the same model, stored in another way.
    */
   async fingerprint(): Promise<string> {
+    const [recorded, ...others] = new Set(this.files.map((file) => file.fingerprint));
+    if (recorded !== undefined && others.length === 0) return recorded;
     const hash = createHash("sha256");
     const names = [...this.tensors.keys()].toSorted();
     for (const name of names) {
@@ -129,24 +152,26 @@ function sampledRanges(bytes: number): { first: number; count: number }[] {
   }));
 }
 
-async function closeAll(files: readonly SafetensorsFile[]): Promise<void> {
+async function closeAll(files: readonly WeightFile[]): Promise<void> {
   await Promise.all(files.map((file) => file.close()));
 }
 
 /**
- * Opens the weights of a directory: `model.safetensors`, or the shards that `model.safetensors.index.json` names. Reads
- * and checks the headers, no tensor.
+ * Opens the weights of a directory: `model.safetensors`, or the shards that `model.safetensors.index.json` names, or the
+ * same with `pytorch_model.bin`. Reads and checks the headers, no tensor.
  *
  * @returns a checkpoint that the caller closes.
  * @throws {CheckpointError} if the directory or a shard is missing, a file is damaged, index and shards disagree, or
- *   there are only weights in a format that is not read.
+ *   there are only weights in a format that is not read; {@link PickleError} if a `.bin` file holds more than tensors.
  */
 export async function openCheckpoint(directory: string): Promise<Checkpoint> {
   const names = await listDirectory(directory);
-  if (names.includes(SINGLE_FILE)) {
-    return new Checkpoint(directory, [await SafetensorsFile.open(join(directory, SINGLE_FILE))]);
+  for (const format of FORMATS) {
+    if (names.includes(format.single)) {
+      return new Checkpoint(directory, [await format.open(join(directory, format.single))]);
+    }
+    if (names.includes(format.index)) return openShards(directory, names, format);
   }
-  if (names.includes(INDEX_FILE)) return openShards(directory, names);
   throw noWeights(directory, names);
 }
 
@@ -168,12 +193,12 @@ async function listDirectory(directory: string): Promise<readonly string[]> {
 }
 
 function noWeights(directory: string, names: readonly string[]): CheckpointError {
-  const pickled = names.filter((name) => /\.(bin|pt|pth|ckpt)(\.index\.json)?$/.test(name));
+  const pickled = names.filter((name) => /\.(bin|pt|pth|ckpt)$/.test(name));
   if (pickled.length > 0) {
     return new CheckpointError({
       asked: `open the checkpoint ${directory}`,
-      found: `${pickled.join(", ")}: not read yet, and no ${SINGLE_FILE}`,
-      todo: "Convert it to safetensors: load it with Python's transformers and call save_pretrained",
+      found: `${pickled.join(", ")}, under none of the names that weights are looked for`,
+      todo: `Name one file of weights ${FORMATS.map(({ single }) => single).join(" or ")}, or give its shards' index`,
     });
   }
   return new CheckpointError({
@@ -183,18 +208,22 @@ function noWeights(directory: string, names: readonly string[]): CheckpointError
   });
 }
 
-async function openShards(directory: string, present: readonly string[]): Promise<Checkpoint> {
-  const index = join(directory, INDEX_FILE);
-  const shardOf = await readWeightMap(index);
+async function openShards(
+  directory: string,
+  present: readonly string[],
+  format: (typeof FORMATS)[number],
+): Promise<Checkpoint> {
+  const index = join(directory, format.index);
+  const shardOf = await readWeightMap(index, format.suffix);
   const shards = [...new Set(shardOf.values())].toSorted();
   const missing = shards.filter((shard) => !present.includes(shard));
   if (missing.length > 0) {
     const found = `no ${missing.join(", ")} beside it (${missing.length} of ${shards.length} shards missing)`;
     throw indexFailure(index, found, "Fetch the missing files into the same directory");
   }
-  const files: SafetensorsFile[] = [];
+  const files: WeightFile[] = [];
   try {
-    for (const shard of shards) files.push(await SafetensorsFile.open(join(directory, shard)));
+    for (const shard of shards) files.push(await format.open(join(directory, shard)));
     checkAgreement(index, shardOf, files);
     return new Checkpoint(directory, files);
   } catch (error) {
@@ -203,7 +232,7 @@ async function openShards(directory: string, present: readonly string[]): Promis
   }
 }
 
-async function readWeightMap(index: string): Promise<ReadonlyMap<string, string>> {
+async function readWeightMap(index: string, suffix: string): Promise<ReadonlyMap<string, string>> {
   const todo = "Fetch the index again: it is damaged";
   const { weight_map: weightMap } = await readJsonFile(index);
   if (!isJsonObject(weightMap)) {
@@ -211,7 +240,7 @@ async function readWeightMap(index: string): Promise<ReadonlyMap<string, string>
   }
   const shardOf = new Map<string, string>();
   for (const [name, shard] of Object.entries(weightMap)) {
-    const isPlainName = typeof shard === "string" && shard.endsWith(".safetensors") && basename(shard) === shard;
+    const isPlainName = typeof shard === "string" && shard.endsWith(suffix) && basename(shard) === shard;
     if (!isPlainName) throw indexFailure(index, `${JSON.stringify(shard)} as the file of "${name}"`, todo);
     shardOf.set(name, shard);
   }
@@ -219,7 +248,7 @@ async function readWeightMap(index: string): Promise<ReadonlyMap<string, string>
   return shardOf;
 }
 
-function checkAgreement(index: string, shardOf: ReadonlyMap<string, string>, files: readonly SafetensorsFile[]): void {
+function checkAgreement(index: string, shardOf: ReadonlyMap<string, string>, files: readonly WeightFile[]): void {
   const todo = "Index and shards are of different versions: fetch all of them from one place";
   const shards = new Map(files.map((file) => [basename(file.path), file]));
   const absent = [...shardOf].filter(([name, shard]) => shards.get(shard)?.tensors.has(name) !== true);

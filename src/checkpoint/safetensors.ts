@@ -2,7 +2,8 @@ import { randomBytes } from "node:crypto";
 import { open, rename, rm, type FileHandle } from "node:fs/promises";
 import { endianness } from "node:os";
 
-import { UsageError } from "../errors.js";
+import { UsageError, type CheckpointError } from "../errors.js";
+import type { PlainPlace } from "../runtime/linear.js";
 import { bfloatToFloat, fitsHalf, floatToHalf, halfToFloat } from "./float16.js";
 import {
   BYTES_PER_VALUE,
@@ -16,11 +17,14 @@ import {
   sizeOf,
   tensorFailure,
   writeFailure,
+  type Dtype,
   type Header,
   type TensorEntry,
 } from "./safetensors-header.js";
+import type { ValueRange, WeightFile } from "./weight-file.js";
 
 export type { Dtype, TensorEntry } from "./safetensors-header.js";
+export type { ValueRange } from "./weight-file.js";
 
 /**
  * The safetensors format (https://huggingface.co/docs/safetensors): eight bytes with the header's length N, N bytes of
@@ -29,16 +33,10 @@ export type { Dtype, TensorEntry } from "./safetensors-header.js";
  * be larger than memory.
  */
 
-/** A consecutive part of a tensor's values in row-major order. */
-export interface ValueRange {
-  readonly first: number;
-  readonly count: number;
-}
-
 const MAX_TRANSFER_BYTES = 2 ** 30; // one read or write call takes at most 2³¹ − 1 bytes
 
 /** An open safetensors file. It keeps a file descriptor until `close()`. */
-export class SafetensorsFile {
+export class SafetensorsFile implements WeightFile {
   readonly path: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly tensors: ReadonlyMap<string, TensorEntry>;
@@ -99,18 +97,20 @@ export class SafetensorsFile {
    */
   async floats(name: string, range?: ValueRange): Promise<Float32Array<ArrayBuffer>> {
     const entry = this.entry(name);
-    switch (entry.dtype) {
-      case "F32":
-        return new Float32Array(await this.#read(entry, range));
-      case "F16":
-        return halfToFloat(new Uint16Array(await this.#read(entry, range)));
-      case "BF16":
-        return bfloatToFloat(new Uint16Array(await this.#read(entry, range)));
-      case "F64":
-        return new Float32Array(new Float64Array(await this.#read(entry, range)));
-      default:
-        throw tensorFailure(this.path, name, `values of type ${entry.dtype}`, "Only F32, F16, BF16 and F64 are floats");
-    }
+    if (!isFloatType(entry.dtype)) throw notFloats(this.path, entry);
+    return floatsOf(new Uint8Array(await this.#read(entry, range)), entry.dtype);
+  }
+
+  /** Where a matrix lies, for a backend that reads files itself; undefined where that knows no such values. */
+  place(name: string): PlainPlace | undefined {
+    const { start, dtype } = this.entry(name);
+    if (dtype !== "F32" && dtype !== "F16" && dtype !== "BF16") return undefined;
+    return { fileDescriptor: this.fileDescriptor, start, dtype };
+  }
+
+  /** Of the open file; valid until `close()`. */
+  get fileDescriptor(): number {
+    return this.#handle.fd;
   }
 
   /**
@@ -176,6 +176,45 @@ export class SafetensorsFile {
     const bytes = await this.bytes(name, { first: range.first * width, count: range.count * width });
     return bytes.buffer;
   }
+}
+
+type FloatType = "F32" | "F16" | "BF16" | "F64";
+
+function isFloatType(dtype: Dtype): dtype is FloatType {
+  return dtype === "F32" || dtype === "F16" || dtype === "BF16" || dtype === "F64";
+}
+
+function notFloats(path: string, { name, dtype }: TensorEntry): CheckpointError {
+  return tensorFailure(path, name, `values of type ${dtype}`, "Only F32, F16, BF16 and F64 are floats");
+}
+
+/** Stored floats as float32; on the same memory where they are. */
+function floatsOf({ buffer }: Uint8Array<ArrayBuffer>, dtype: FloatType): Float32Array<ArrayBuffer> {
+  switch (dtype) {
+    case "F32":
+      return new Float32Array(buffer);
+    case "F16":
+      return halfToFloat(new Uint16Array(buffer));
+    case "BF16":
+      return bfloatToFloat(new Uint16Array(buffer));
+    case "F64":
+      return new Float32Array(new Float64Array(buffer));
+  }
+}
+
+/**
+ * The floats of a tensor whose bytes have been read.
+ *
+ * @param bytes on a buffer of their own
+ * @throws {CheckpointError} if they aren't floats.
+ */
+export function floatsIn(
+  bytes: Uint8Array<ArrayBuffer>,
+  entry: TensorEntry,
+  path: string,
+): Float32Array<ArrayBuffer> {
+  if (!isFloatType(entry.dtype)) throw notFloats(path, entry);
+  return floatsOf(bytes, entry.dtype);
 }
 
 function checkRange({ first, count }: ValueRange, available: number, what: string): void {

@@ -46,6 +46,13 @@ const WEIGHT_MAP = {
   "b.half": "model-00002-of-00002.safetensors",
 };
 
+/** A directory with a file as its pytorch_model.bin. */
+async function alone(path: string): Promise<string> {
+  const directory = await temporaryDirectory();
+  await cp(path, join(directory, "pytorch_model.bin"));
+  return directory;
+}
+
 async function refusal(directory: string): Promise<string> {
   const error: unknown = await opened(directory).catch((thrown: unknown) => thrown);
   expect(error).toBeInstanceOf(CheckpointError);
@@ -79,14 +86,42 @@ describe("openCheckpoint", () => {
     expect(await refusal(await temporaryDirectory())).toMatch(/neither model\.safetensors nor/);
   });
 
-  it.each(["pytorch_model.bin", "pytorch_model.bin.index.json", "state_dict.bin"])(
-    "says how to convert a checkpoint of which only %s is there",
-    async (name) => {
-      const directory = await temporaryDirectory();
-      await writeFile(join(directory, name), "");
-      expect(await refusal(directory)).toMatch(new RegExp(`${name}: not read yet.*Convert it to safetensors`));
-    },
-  );
+  it("reads pytorch_model.bin and its shards like safetensors, in which it would rather read them", async () => {
+    const torch = fixtureDirectory("torch"); // see tools/reference/make_torch_files.py
+    const directory = await temporaryDirectory();
+    const [first, second] = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"] as const;
+    await cp(join(torch, "example.bin"), join(directory, first));
+    await cp(join(torch, "module.bin"), join(directory, second));
+    const names = [...(await opened(await alone(join(torch, "example.bin")))).tensors.keys()];
+    const others = [...(await opened(await alone(join(torch, "module.bin")))).tensors.keys()];
+    const weightMap = Object.fromEntries([
+      ...names.map((name) => [name, first] as const),
+      ...others.map((name) => [name, second] as const),
+    ]);
+    const index = join(directory, "pytorch_model.bin.index.json");
+    await writeFile(index, JSON.stringify({ weight_map: weightMap }));
+    const checkpoint = await opened(directory);
+    expect([...checkpoint.tensors.keys()]).toEqual([...names, ...others]);
+    expect(await checkpoint.scope("0").values("bias", [2])).toEqual(Float32Array.of(1, 2));
+    await rm(join(directory, second));
+    expect(await refusal(directory)).toMatch(/1 of 2 shards missing/);
+    await writeSafetensors(join(directory, "model.safetensors"), TENSORS.slice(0, 1));
+    expect((await opened(directory)).tensors.size).toBe(1);
+  });
+
+  it("gives a .bin the fingerprint of the same tensors as safetensors", async () => {
+    const torch = fixtureDirectory("torch");
+    const same = await temporaryDirectory();
+    await cp(join(torch, "example.safetensors"), join(same, "model.safetensors"));
+    const pickled = await opened(await alone(join(torch, "example.bin")));
+    expect(await pickled.fingerprint()).toBe(await (await opened(same)).fingerprint());
+  });
+
+  it("says under which names weights are looked for", async () => {
+    const directory = await temporaryDirectory();
+    await writeFile(join(directory, "weights.pt"), "");
+    expect(await refusal(directory)).toMatch(/weights\.pt, under none of the names/);
+  });
 
   it("names the shards that are missing", async () => {
     const directory = await sharded({ weight_map: WEIGHT_MAP });
