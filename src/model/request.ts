@@ -134,11 +134,9 @@ function resolveCount({ count, text, negative, promptAudio, melody, seed }: Gene
     ["negative", items(negative)],
     ["promptAudio", Array.isArray(promptAudio) ? promptAudio.length : 1],
     ["melody", Array.isArray(melody) ? melody.length : 1],
+    ["seed", typeof seed === "object" ? seed.length : 1],
   ] as const;
   const chosen = count ?? Math.max(...lists.map(([, length]) => length));
-  if (typeof seed === "object") {
-    requireThat(seed.length === chosen, `${seed.length} seeds for ${chosen} clips`, `${chosen}, or a single seed`);
-  }
   requireThat(isWhole(chosen, 1, MAX_COUNT), `count ${chosen}`, `a whole number from 1 to ${MAX_COUNT}`);
   for (const [name, length] of lists) {
     requireThat(length === 1 || length === chosen, `${length} items of ${name} for ${chosen} clips`, `1 or ${chosen}`);
