@@ -1,7 +1,16 @@
 import { takeGroups, takeTarget, targetColumns, type Groups, type Target, type Training } from "./data.js";
 import { takeRows, type Matrix } from "./linear-algebra.js";
 import { probeOfColumns, scoresOf, type Probe } from "./probe.js";
-import { RIDGE_PENALTIES, ridgeFolds, smallestIndex, type RidgeOptions, type RidgeSolution } from "./ridge.js";
+import {
+  REFINED_FOR_CHOICE,
+  REFINED_FOR_SCORES,
+  RIDGE_PENALTIES,
+  ridgeFolds,
+  type RidgeFolds,
+  smallestIndex,
+  type RidgeOptions,
+  type RidgeSolution,
+} from "./ridge.js";
 import { rowsOf, type Folds } from "./splits.js";
 
 /**
@@ -74,7 +83,9 @@ export async function crossFitRidge(
   for (let fold = 0; fold < folds.count; fold++) {
     const wanted = targets.map((_, index) => chosen[index]?.[fold] ?? 0);
     const distinct = [...new Set(wanted)];
-    const solutions = await shared.solveWithout([fold], distinct);
+    const { solve } = await shared.without([fold]);
+    const solutions: RidgeSolution[] = [];
+    for (const penalty of distinct) solutions.push(await solve(penalty, REFINED_FOR_SCORES));
     targets.forEach((target, index) => {
       const solution = solutions[distinct.indexOf(wanted[index] ?? 0)];
       const probe = probeOf(target, solution, firsts[index] ?? 0, columns[index]?.count ?? 0, x.columns, {});
@@ -83,7 +94,9 @@ export async function crossFitRidge(
   }
   const finals = targets.map((_, index) => median(chosen[index] ?? []));
   const distinct = [...new Set(finals)];
-  const solutions = await shared.solveWithout([], distinct);
+  const { solve } = await shared.without([]);
+  const solutions: RidgeSolution[] = [];
+  for (const penalty of distinct) solutions.push(await solve(penalty));
   return targets.map((target, index) => {
     const penalty = finals[index] ?? 0;
     const solution = solutions[distinct.indexOf(penalty)];
@@ -95,34 +108,73 @@ export async function crossFitRidge(
 
 /** For each target the penalty of each fold. */
 async function choosePenalties(
-  shared: Awaited<ReturnType<typeof ridgeFolds>>,
+  shared: RidgeFolds,
   penalties: readonly number[],
   columns: readonly { readonly count: number }[],
   firsts: readonly number[],
 ): Promise<readonly (readonly number[])[]> {
   const { count } = shared;
-  if (penalties.length === 1) return columns.map(() => new Array<number>(count).fill(penalties[0] ?? 1));
-  const errors = columns.map(() => Array.from({ length: count }, () => new Float64Array(penalties.length)));
-  for (let fold = 0; fold < count; fold++) {
-    const neighbour = (fold + 1) % count;
-    const solutions = await shared.solveWithout([fold, neighbour], penalties);
-    solutions.forEach((solution, penalty) => {
-      // The error on one fold is evidence for the other, whose rows it has not seen.
-      for (const [tested, served] of [
-        [fold, neighbour],
-        [neighbour, fold],
-      ] as const) {
-        const own = shared.errors(solution, tested);
-        columns.forEach((column, target) => {
-          const first = firsts[target] ?? 0;
-          const sum = own.subarray(first, first + column.count).reduce((a, b) => a + b, 0);
-          const into = errors[target]?.[served];
-          if (into) into[penalty] = (into[penalty] ?? 0) + sum;
-        });
-      }
+  const falling = penalties.toSorted((a, b) => b - a);
+  if (falling.length === 1) return columns.map(() => new Array<number>(count).fill(falling[0] ?? 1));
+  const targetSums = (errors: Float64Array): readonly number[] =>
+    columns.map((column, target) => {
+      const first = firsts[target] ?? 0;
+      return errors.subarray(first, first + column.count).reduce((a, b) => a + b, 0);
     });
+  const pairs: (readonly PairErrors[])[] = [];
+  for (let fold = 0; fold < count; fold++) {
+    pairs.push(await tryPenalties(shared, falling, fold, (fold + 1) % count, targetSums));
   }
-  return errors.map((folds) => folds.map((own) => penalties[smallestIndex(own)] ?? 1));
+  return columns.map((_, target) =>
+    Array.from({ length: count }, (__, fold) => {
+      const errors = falling.map((___, index) => {
+        // The error on one fold is evidence for the other, whose rows it has not seen.
+        const after = triedAt(pairs[fold], index)?.onNeighbour[target] ?? 0;
+        const before = triedAt(pairs[(fold + count - 1) % count], index)?.onFold[target] ?? 0;
+        return after + before;
+      });
+      return falling[smallestIndex(Float64Array.from(errors))] ?? 1;
+    }),
+  );
+}
+
+/** Squared errors of one penalty, fitted without two folds, on each of them: per target. */
+interface PairErrors {
+  readonly onFold: readonly number[];
+  readonly onNeighbour: readonly number[];
+}
+
+/**
+ * Tries penalties from the strongest on, no further than to where the error of every target on both folds has risen: along
+ * the penalty it falls and then rises.
+ */
+async function tryPenalties(
+  shared: RidgeFolds,
+  falling: readonly number[],
+  fold: number,
+  neighbour: number,
+  targetSums: (errors: Float64Array) => readonly number[],
+): Promise<readonly PairErrors[]> {
+  const { solve } = await shared.without([fold, neighbour]);
+  const tried: PairErrors[] = [];
+  for (const penalty of falling) {
+    const solution = await solve(penalty, REFINED_FOR_CHOICE);
+    const onFold = targetSums(await shared.errors(solution, fold));
+    const onNeighbour = targetSums(await shared.errors(solution, neighbour));
+    const before = tried.at(-1);
+    tried.push({ onFold, onNeighbour });
+    if (before && rose(before.onFold, onFold) && rose(before.onNeighbour, onNeighbour)) break;
+  }
+  return tried;
+}
+
+function rose(before: readonly number[], now: readonly number[]): boolean {
+  return now.every((error, target) => error >= (before[target] ?? 0));
+}
+
+/** What was not tried counts as the last that was. */
+function triedAt(tried: readonly PairErrors[] | undefined, index: number): PairErrors | undefined {
+  return tried?.[Math.min(index, tried.length - 1)];
 }
 
 function probeOf(

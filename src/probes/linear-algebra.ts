@@ -72,8 +72,10 @@ export async function factorise(matrix: Float64Array, n: number, refined: number
     return { solve: (sides) => eachSide(sides, n, (side) => substitute(factor, n, side)) };
   }
   return {
-    solve: (sides) =>
-      eachSide(sides, n, (side) => refine(matrix, rough, n, side, refined) ?? substitute(exact(), n, side)),
+    solve: (sides) => {
+      const solutions = refine(matrix, rough, n, sides, refined);
+      return eachSide(sides, n, (side, index) => solutions[index] ?? substitute(exact(), n, side));
+    },
   };
 }
 
@@ -92,10 +94,14 @@ function once<T>(make: () => T): () => T {
   return () => (made ??= { value: make() }).value;
 }
 
-function eachSide(sides: Float64Array, n: number, solve: (side: Float64Array) => Float64Array): Float64Array {
+function eachSide(
+  sides: Float64Array,
+  n: number,
+  solve: (side: Float64Array, index: number) => Float64Array,
+): Float64Array {
   const solutions = new Float64Array(sides.length);
   for (let start = 0; start < sides.length; start += n) {
-    solutions.set(solve(sides.subarray(start, start + n)), start);
+    solutions.set(solve(sides.subarray(start, start + n), start / n), start);
   }
   return solutions;
 }
@@ -189,37 +195,195 @@ function substitute(factor: Float64Array | Float32Array, n: number, side: Float6
   return x;
 }
 
-/** Conjugate gradients with a float32 factor as preconditioner; undefined where they do not get there. */
+/** One right-hand side on its way to a solution. */
+interface Refinement {
+  readonly goal: number; // the residual's norm at which it ends
+  readonly x: Float64Array;
+  readonly residual: Float64Array;
+  readonly search: Float64Array;
+  energy: number;
+  state: "running" | "done" | "failed";
+}
+
+/**
+ * Conjugate gradients with a float32 factor as preconditioner, for all right-hand sides in step: each reading of the
+ * matrix serves all that are still on their way. Undefined where they do not get there.
+ */
 function refine(
   matrix: Float64Array,
   factor: Float32Array,
   n: number,
-  side: Float64Array,
+  sides: Float64Array,
   refined: number,
-): Float64Array | undefined {
-  const goal = refined * Math.sqrt(dot(side, side));
-  const x = new Float64Array(n);
-  const residual = Float64Array.from(side);
-  if (goal === 0) return x;
-  let z = substitute(factor, n, residual);
-  const search = Float64Array.from(z);
-  let energy = dot(residual, z);
-  for (let step = 0; step < MAX_REFINEMENTS; step++) {
-    const image = multiply(matrix, n, search);
-    const length = energy / dot(search, image);
-    if (!Number.isFinite(length)) return undefined;
-    for (let index = 0; index < n; index++) {
-      x[index] = (x[index] ?? 0) + length * (search[index] ?? 0);
-      residual[index] = (residual[index] ?? 0) - length * (image[index] ?? 0);
-    }
-    if (Math.sqrt(dot(residual, residual)) <= goal) return x;
-    z = substitute(factor, n, residual);
-    const next = dot(residual, z);
-    const ratio = next / energy;
-    energy = next;
-    for (let index = 0; index < n; index++) search[index] = (z[index] ?? 0) + ratio * (search[index] ?? 0);
+): readonly (Float64Array | undefined)[] {
+  const starts = Array.from({ length: sides.length / n }, (_, index) => sides.slice(index * n, (index + 1) * n));
+  const firsts = substituteEach(factor, n, starts);
+  const all = starts.map((residual, index): Refinement => {
+    const search = firsts[index] ?? new Float64Array(n);
+    const goal = refined * Math.sqrt(dot(residual, residual));
+    const state = goal === 0 ? "done" : "running";
+    return { goal, x: new Float64Array(n), residual, search, energy: dot(residual, search), state };
+  });
+  const running = (): Refinement[] => all.filter(({ state }) => state === "running");
+  for (let step = 0; step < MAX_REFINEMENTS && running().length > 0; step++) {
+    const current = running();
+    const images = multiplyEach(
+      matrix,
+      n,
+      current.map(({ search }) => search),
+    );
+    current.forEach((own, index) => {
+      stepAlong(own, images[index] ?? new Float64Array(n));
+    });
+    const left = running();
+    const preconditioned = substituteEach(
+      factor,
+      n,
+      left.map(({ residual }) => residual),
+    );
+    left.forEach((own, index) => {
+      const z = preconditioned[index] ?? new Float64Array(n);
+      const next = dot(own.residual, z);
+      const ratio = next / own.energy;
+      own.energy = next;
+      for (let at = 0; at < n; at++) own.search[at] = (z[at] ?? 0) + ratio * (own.search[at] ?? 0);
+    });
   }
-  return undefined;
+  return all.map(({ state, x }) => (state === "done" ? x : undefined));
+}
+
+/** @param image matrix · search */
+function stepAlong(own: Refinement, image: Float64Array): void {
+  const length = own.energy / dot(own.search, image);
+  if (!Number.isFinite(length)) {
+    own.state = "failed";
+    return;
+  }
+  addScaled(own.x, own.search, length);
+  addScaled(own.residual, image, -length);
+  if (Math.sqrt(dot(own.residual, own.residual)) <= own.goal) own.state = "done";
+}
+
+/** L⁻ᵀ L⁻¹ side for several sides, four at a time. */
+function substituteEach(factor: Float32Array, n: number, sides: readonly Float64Array[]): Float64Array[] {
+  const solutions: Float64Array[] = [];
+  for (let first = 0; first < sides.length; first += 4) {
+    const some = sides.slice(first, first + 4);
+    if (some.length < 4) solutions.push(...some.map((side) => substitute(factor, n, side)));
+    else solutions.push(...substituteFour(factor, n, some));
+  }
+  return solutions;
+}
+
+/** Two rows at a time: each of the four sides read takes part in two products. */
+function substituteFour(factor: Float32Array, n: number, sides: readonly Float64Array[]): Float64Array[] {
+  const copies = sides.map((side) => side.slice());
+  const [a = new Float64Array(n), b = a, c = a, d = a] = copies;
+  const even = n - (n % 2);
+  for (let row = 0; row < n; row += 2) {
+    const start = row * n;
+    const below = row < even ? start + n : start;
+    let [a0, b0, c0, d0, a1, b1, c1, d1] = [0, 0, 0, 0, 0, 0, 0, 0];
+    for (let k = 0; k < row; k++) {
+      const weight = factor[start + k] ?? 0;
+      const other = factor[below + k] ?? 0;
+      const ak = a[k] ?? 0;
+      const bk = b[k] ?? 0;
+      const ck = c[k] ?? 0;
+      const dk = d[k] ?? 0;
+      a0 += weight * ak;
+      b0 += weight * bk;
+      c0 += weight * ck;
+      d0 += weight * dk;
+      a1 += other * ak;
+      b1 += other * bk;
+      c1 += other * ck;
+      d1 += other * dk;
+    }
+    const diagonal = factor[start + row] ?? 1;
+    a[row] = a0 = ((a[row] ?? 0) - a0) / diagonal;
+    b[row] = b0 = ((b[row] ?? 0) - b0) / diagonal;
+    c[row] = c0 = ((c[row] ?? 0) - c0) / diagonal;
+    d[row] = d0 = ((d[row] ?? 0) - d0) / diagonal;
+    if (row >= even) continue;
+    const [beside, corner] = [factor[below + row] ?? 0, factor[below + row + 1] ?? 1];
+    a[row + 1] = ((a[row + 1] ?? 0) - a1 - beside * a0) / corner;
+    b[row + 1] = ((b[row + 1] ?? 0) - b1 - beside * b0) / corner;
+    c[row + 1] = ((c[row + 1] ?? 0) - c1 - beside * c0) / corner;
+    d[row + 1] = ((d[row + 1] ?? 0) - d1 - beside * d0) / corner;
+  }
+  for (let row = n - 1; row >= 0; row -= 2) {
+    const start = row * n;
+    const above = row > 0 ? start - n : start; // the row before; weightless where there is none
+    const diagonal = factor[start + row] ?? 1;
+    const [a0, b0, c0, d0] = [
+      divided(a, row, diagonal),
+      divided(b, row, diagonal),
+      divided(c, row, diagonal),
+      divided(d, row, diagonal),
+    ];
+    if (row === 0) break;
+    const [beside, corner] = [factor[start + row - 1] ?? 0, factor[above + row - 1] ?? 1];
+    const a1 = divided(a, row - 1, corner, beside * a0);
+    const b1 = divided(b, row - 1, corner, beside * b0);
+    const c1 = divided(c, row - 1, corner, beside * c0);
+    const d1 = divided(d, row - 1, corner, beside * d0);
+    for (let k = 0; k < row - 1; k++) {
+      const weight = factor[start + k] ?? 0;
+      const other = factor[above + k] ?? 0;
+      a[k] = (a[k] ?? 0) - weight * a0 - other * a1;
+      b[k] = (b[k] ?? 0) - weight * b0 - other * b1;
+      c[k] = (c[k] ?? 0) - weight * c0 - other * c1;
+      d[k] = (d[k] ?? 0) - weight * d0 - other * d1;
+    }
+  }
+  return copies;
+}
+
+/** x[row] = (x[row] − less) / diagonal, which is returned. */
+function divided(x: Float64Array, row: number, diagonal: number, less = 0): number {
+  return (x[row] = ((x[row] ?? 0) - less) / diagonal);
+}
+
+/** matrix · x in float64 for several x, four at a time. */
+function multiplyEach(matrix: Float64Array, n: number, xs: readonly Float64Array[]): Float64Array[] {
+  const products: Float64Array[] = [];
+  for (let first = 0; first < xs.length; first += 4) {
+    const some = xs.slice(first, first + 4);
+    if (some.length < 4) products.push(...some.map((x) => multiply(matrix, n, x)));
+    else products.push(...multiplyFour(matrix, n, some));
+  }
+  return products;
+}
+
+function multiplyFour(matrix: Float64Array, n: number, xs: readonly Float64Array[]): Float64Array[] {
+  const [a = new Float64Array(n), b = a, c = a, d = a] = xs;
+  const products = xs.map(() => new Float64Array(n));
+  const [y = new Float64Array(n), z = y, p = y, q = y] = products;
+  for (let row = 0; row < n; row += 2) {
+    const start = row * n;
+    const below = row + 1 < n ? start + n : start;
+    let [a0, b0, c0, d0, a1, b1, c1, d1] = [0, 0, 0, 0, 0, 0, 0, 0];
+    for (let k = 0; k < n; k++) {
+      const weight = matrix[start + k] ?? 0;
+      const other = matrix[below + k] ?? 0;
+      const ak = a[k] ?? 0;
+      const bk = b[k] ?? 0;
+      const ck = c[k] ?? 0;
+      const dk = d[k] ?? 0;
+      a0 += weight * ak;
+      b0 += weight * bk;
+      c0 += weight * ck;
+      d0 += weight * dk;
+      a1 += other * ak;
+      b1 += other * bk;
+      c1 += other * ck;
+      d1 += other * dk;
+    }
+    [y[row], z[row], p[row], q[row]] = [a0, b0, c0, d0];
+    if (below > start) [y[row + 1], z[row + 1], p[row + 1], q[row + 1]] = [a1, b1, c1, d1];
+  }
+  return products;
 }
 
 /** matrix · x in float64. */
@@ -321,7 +485,7 @@ function invertLower(lower: Float64Array, n: number): Float32Array {
     }
     inverse[row * n + row] = 1 / diagonal;
   }
-  return Float32Array.from(inverse);
+  return new Float32Array(inverse);
 }
 
 const MAX_LANCZOS = 300;

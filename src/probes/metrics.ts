@@ -42,11 +42,18 @@ const CONFIDENCE = 0.95;
  * drawn together.
  *
  * @param scores [rows, C]
+ * @param draws the resamples, where several measurements over the same groups share them
  */
-export function measure(target: Target, scores: Float64Array, groups: Groups, options: BootstrapOptions = {}): Scores {
+export function measure(
+  target: Target,
+  scores: Float64Array,
+  groups: Groups,
+  options: BootstrapOptions = {},
+  draws: GroupDraws = drawGroups(groups, options),
+): Scores {
   return target.kind === "classes"
-    ? measureClasses(target, scores, groups, options)
-    : measureValues(target, scores, groups, options);
+    ? measureClasses(target, scores, groups, options, draws)
+    : measureValues(target, scores, groups, options, draws);
 }
 
 /** What a probe reaches that knows nothing: 1/C of balanced accuracy, 0 of R². */
@@ -74,13 +81,11 @@ function measureClasses(
   scores: Float64Array,
   groups: Groups,
   options: BootstrapOptions,
+  { whole, resamples }: GroupDraws,
 ): ClassScores {
   const shares = recognised(target, scores, groups);
   const curves = areas(target.classes, scores, target.names.length, groups);
-  const present = presentGroups(groups);
-  const weights = bootstrapWeights(present, groups.names.length, options);
-  const whole = wholeWeights(present, groups.names.length);
-  const drawn = weights.map(shares);
+  const drawn = resamples.map(shares);
   const interval = (value: number, draws: readonly number[]): Interval => percentiles(value, draws, options);
   const { accuracy, balanced } = shares(whole);
   return {
@@ -93,7 +98,7 @@ function measureClasses(
       balanced,
       drawn.map((draw) => draw.balanced),
     ),
-    auc: interval(curves(whole), weights.slice(0, CURVE_RESAMPLES).map(curves)),
+    auc: interval(curves([whole])[0] ?? 0.5, curves(resamples.slice(0, CURVE_RESAMPLES))),
   };
 }
 
@@ -104,7 +109,8 @@ function recognised(
   groups: Groups,
 ): (weights: Float64Array) => { readonly accuracy: number; readonly balanced: number } {
   const count = names.length;
-  // Rows and hits of each class in each group are all that is needed.
+  // Rows and hits of each class in each group are all that is needed; most groups hold one class.
+  const present = [...groups.names.keys()];
   const rows = new Float64Array(groups.names.length * count);
   const hits = new Float64Array(rows.length);
   classes.forEach((own, row) => {
@@ -112,19 +118,43 @@ function recognised(
     rows[index] = (rows[index] ?? 0) + 1;
     if (bestOf(scores, row, count) === own) hits[index] = (hits[index] ?? 0) + 1;
   });
+  const rowsOf = names.map((_, own) => countsOf(rows, present, count, own));
+  const hitsOf = names.map((_, own) => countsOf(hits, present, count, own));
+  const drawnRows = rowsDrawn(classes);
   return (weights) => {
-    const [all, right] = [new Float64Array(count), new Float64Array(count)];
-    for (let group = 0; group < weights.length; group++) {
-      const weight = weights[group] ?? 0;
-      for (let own = 0; own < count && weight > 0; own++) {
-        all[own] = (all[own] ?? 0) + weight * (rows[group * count + own] ?? 0);
-        right[own] = (right[own] ?? 0) + weight * (hits[group * count + own] ?? 0);
-      }
-    }
-    const sum = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
-    const recalls = [...right].flatMap((value, own) => ((all[own] ?? 0) > 0 ? [value / (all[own] ?? 1)] : []));
+    let all = drawnRows.get(weights);
+    if (!all) drawnRows.set(weights, (all = rowsOf.map((counts) => weighted(counts, weights))));
+    const right = hitsOf.map((counts) => weighted(counts, weights));
+    const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+    const recalls = right.flatMap((value, own) => ((all[own] ?? 0) > 0 ? [value / (all[own] ?? 1)] : []));
     return { accuracy: sum(right) / sum(all), balanced: recalls.reduce((a, b) => a + b, 0) / recalls.length };
   };
+}
+
+/** How many rows of each class a draw holds: the same for every unit that is judged by the same labels. */
+const ROWS_DRAWN = new WeakMap<Int32Array, WeakMap<Float64Array, readonly number[]>>();
+
+function rowsDrawn(classes: Int32Array): WeakMap<Float64Array, readonly number[]> {
+  const known = ROWS_DRAWN.get(classes) ?? new WeakMap<Float64Array, readonly number[]>();
+  ROWS_DRAWN.set(classes, known);
+  return known;
+}
+
+/** The groups in which a class occurs, and how often. */
+interface Counts {
+  readonly group: Int32Array;
+  readonly count: Float64Array;
+}
+
+function countsOf(table: Float64Array, groups: readonly number[], classes: number, own: number): Counts {
+  const group = Int32Array.from(groups.filter((index) => (table[index * classes + own] ?? 0) > 0));
+  return { group, count: Float64Array.from(group, (index) => table[index * classes + own] ?? 0) };
+}
+
+function weighted({ group, count }: Counts, weights: Float64Array): number {
+  let sum = 0;
+  for (let index = 0; index < group.length; index++) sum += (weights[group[index] ?? 0] ?? 0) * (count[index] ?? 0);
+  return sum;
 }
 
 function bestOf(scores: Float64Array, row: number, count: number): number {
@@ -140,17 +170,61 @@ interface RankedRows {
   readonly positive: Int32Array;
   readonly group: Int32Array;
   readonly tied: Int32Array;
+  readonly distinct: boolean; // no score occurs twice
 }
 
-/** Undefined where one side is empty. A loop of its own without closures: it is most of what a bootstrap costs. */
-function areaUnder({ positive, group, tied }: RankedRows, weights: Float64Array): number | undefined {
+/** One area per draw, undefined where one side is empty. */
+function areasUnder(rows: RankedRows, draws: readonly Float64Array[]): readonly (number | undefined)[] {
+  const pairs = rows.distinct ? pairsWonInEach(rows, draws) : draws.map((weights) => pairsWonWithTies(rows, weights));
+  return pairs.map(({ won, positives, negatives }) =>
+    positives > 0 && negatives > 0 ? won / (positives * negatives) : undefined,
+  );
+}
+
+interface PairsWon {
+  readonly won: number; // pairs in which the positive scores higher; ties count half
+  readonly positives: number;
+  readonly negatives: number;
+}
+
+/**
+ * Most of what a bootstrap costs: a loop without closures, without a branch (which rows are positive is a matter of
+ * chance), and for two draws at a time, whose chains of additions run side by side.
+ */
+function pairsWonInEach({ positive, group }: RankedRows, draws: readonly Float64Array[]): readonly PairsWon[] {
+  const pairs: PairsWon[] = [];
+  for (let draw = 0; draw < draws.length; draw += 2) {
+    const one = draws[draw] ?? new Float64Array();
+    const other = draws[draw + 1] ?? one;
+    let [won, positives, negatives, otherWon, otherPositives, otherNegatives] = [0, 0, 0, 0, 0, 0];
+    for (let index = 0; index < group.length; index++) {
+      const own = group[index] ?? 0;
+      const isPositive = positive[index] ?? 0;
+      const weight = one[own] ?? 0;
+      const otherWeight = other[own] ?? 0;
+      const ofClass = weight * isPositive;
+      const otherOfClass = otherWeight * isPositive;
+      won += ofClass * negatives;
+      otherWon += otherOfClass * otherNegatives;
+      positives += ofClass;
+      otherPositives += otherOfClass;
+      negatives += weight - ofClass;
+      otherNegatives += otherWeight - otherOfClass;
+    }
+    pairs.push({ won, positives, negatives });
+    if (other !== one) pairs.push({ won: otherWon, positives: otherPositives, negatives: otherNegatives });
+  }
+  return pairs;
+}
+
+function pairsWonWithTies({ positive, group, tied }: RankedRows, weights: Float64Array): PairsWon {
   // Positives and negatives of one score meet at the end of their run.
-  let [below, won, positives, runPositive, runNegative] = [0, 0, 0, 0, 0];
+  let [negatives, won, positives, runPositive, runNegative] = [0, 0, 0, 0, 0];
   for (let index = 0; index < group.length; index++) {
     const weight = weights[group[index] ?? 0] ?? 0;
     if (tied[index] === 0) {
-      won += runPositive * (below + runNegative / 2);
-      below += runNegative;
+      won += runPositive * (negatives + runNegative / 2);
+      negatives += runNegative;
       runPositive = 0;
       runNegative = 0;
     }
@@ -159,31 +233,35 @@ function areaUnder({ positive, group, tied }: RankedRows, weights: Float64Array)
       positives += weight;
     } else runNegative += weight;
   }
-  won += runPositive * (below + runNegative / 2);
-  below += runNegative;
-  return positives > 0 && below > 0 ? won / (positives * below) : undefined;
+  won += runPositive * (negatives + runNegative / 2);
+  return { won, positives, negatives: negatives + runNegative };
 }
 
-/** A function from group weights to the mean area under the ROC curves; ties count half. */
+/** A function from draws of groups to the mean areas under the ROC curves; ties count half. */
 function areas(
   classes: Int32Array,
   scores: Float64Array,
   count: number,
   groups: Groups,
-): (weights: Float64Array) => number {
+): (draws: readonly Float64Array[]) => readonly number[] {
   const wanted = count === 2 ? [1] : Array.from({ length: count }, (_, own) => own);
   const orders = wanted.map((own) => {
     const scoreOf = (row: number): number => scores[row * count + own] ?? 0;
     const order = Int32Array.from(classes.keys()).sort((a, b) => scoreOf(a) - scoreOf(b));
+    const tied = order.map((row, index) => (index > 0 && scoreOf(row) === scoreOf(order[index - 1] ?? row) ? 1 : 0));
     return {
       positive: order.map((row) => (classes[row] === own ? 1 : 0)),
       group: order.map((row) => groups.ofRow[row] ?? 0),
-      tied: order.map((row, index) => (index > 0 && scoreOf(row) === scoreOf(order[index - 1] ?? row) ? 1 : 0)),
+      tied,
+      distinct: !tied.includes(1),
     };
   });
-  return (weights) => {
-    const values = orders.flatMap((order) => areaUnder(order, weights) ?? []);
-    return values.length > 0 ? values.reduce((a, b) => a + b, 0) / values.length : 0.5;
+  return (draws) => {
+    const areasOf = orders.map((order) => areasUnder(order, draws));
+    return draws.map((_, draw) => {
+      const values = areasOf.flatMap((own) => own[draw] ?? []);
+      return values.length > 0 ? values.reduce((a, b) => a + b, 0) / values.length : 0.5;
+    });
   };
 }
 
@@ -192,11 +270,10 @@ function measureValues(
   scores: Float64Array,
   groups: Groups,
   options: BootstrapOptions,
+  { whole, resamples }: GroupDraws,
 ): ValueScores {
   const r2 = rSquared(target, scores, groups);
-  const present = presentGroups(groups);
-  const draws = bootstrapWeights(present, groups.names.length, options).map(r2);
-  return { kind: "value", r2: percentiles(r2(wholeWeights(present, groups.names.length)), draws, options) };
+  return { kind: "value", r2: percentiles(r2(whole), resamples.map(r2), options) };
 }
 
 /** A function from group weights to R². */
@@ -241,29 +318,28 @@ export function measureDifference(
   };
   const [first, second] = [headlineBy(one), headlineBy(other)];
   const difference = (weights: Float64Array): number => first(weights) - second(weights);
-  const present = presentGroups(groups);
-  const draws = bootstrapWeights(present, groups.names.length, options).map(difference);
-  return percentiles(difference(wholeWeights(present, groups.names.length)), draws, options);
+  const { whole, resamples } = drawGroups(groups, options);
+  return percentiles(difference(whole), resamples.map(difference), options);
 }
 
-function presentGroups(groups: Groups): readonly number[] {
-  return [...new Set(groups.ofRow)].toSorted((a, b) => a - b);
+/** Resamples of groups with replacement, as how often each group was drawn: [groups] each. */
+export interface GroupDraws {
+  readonly whole: Float64Array; // each group that has a row once: the data as they are
+  readonly resamples: readonly Float64Array[];
 }
 
-function wholeWeights(present: readonly number[], count: number): Float64Array {
-  const weights = new Float64Array(count);
-  for (const group of present) weights[group] = 1;
-  return weights;
-}
-
-/** How often each group was drawn, for each resample. */
-function bootstrapWeights(
-  present: readonly number[],
-  count: number,
-  { resamples = RESAMPLES, seed = 0 }: BootstrapOptions,
-): readonly Float64Array[] {
+/**
+ * Draws groups for confidence intervals. Draws are a sequence: fewer resamples are the first of more.
+ *
+ * @param groups those of all rows
+ */
+export function drawGroups(groups: Groups, { resamples = RESAMPLES, seed = 0 }: BootstrapOptions = {}): GroupDraws {
+  const present = [...new Set(groups.ofRow)].toSorted((a, b) => a - b);
+  const count = groups.names.length;
   const uniforms = uniformStream(seed, 5);
-  return Array.from({ length: resamples }, () => {
+  const whole = new Float64Array(count);
+  for (const group of present) whole[group] = 1;
+  const drawn = Array.from({ length: resamples }, () => {
     const weights = new Float64Array(count);
     for (let draw = 0; draw < present.length; draw++) {
       const group = present[Math.floor(uniforms() * present.length)] ?? 0;
@@ -271,6 +347,7 @@ function bootstrapWeights(
     }
     return weights;
   });
+  return { whole, resamples: drawn };
 }
 
 function percentiles(value: number, draws: readonly number[], { confidence = CONFIDENCE }: BootstrapOptions): Interval {

@@ -54,7 +54,7 @@ export async function probeMoments(
   if (precision === "float64") return { ...moments, scatter: exactScatter(x, mean) };
   const centred = centredRows(x, mean);
   const { values } = await product(centred, centred, { transposeA: true });
-  return { ...moments, scatter: Float64Array.from(values) };
+  return { ...moments, scatter: new Float64Array(values) };
 }
 
 /**
@@ -87,20 +87,25 @@ export function mergeProbeMoments(...parts: readonly ProbeMoments[]): ProbeMomen
     parts,
     rows,
   );
-  const scatter = new Float64Array(first.scatter.length);
-  const cross = new Float64Array(c * d);
-  for (const part of parts) {
-    const step = part.mean.map((value, index) => value - (mean[index] ?? 0));
-    if (scatter.length === d * d) addOuter(scatter, part.scatter, step, step, part.rows);
-    else {
-      for (let i = 0; i < d; i++) {
-        scatter[i] = (scatter[i] ?? 0) + (part.scatter[i] ?? 0) + part.rows * (step[i] ?? 0) ** 2;
-      }
-    }
-    const targetStep = part.targetMean.map((value, index) => value - (targetMean[index] ?? 0));
-    addOuter(cross, part.cross, targetStep, step, part.rows);
-  }
-  return { rows, features: d, targets: c, mean, targetMean, scatter, cross };
+  const steps = parts.map((part) => part.mean.map((value, index) => value - (mean[index] ?? 0)));
+  const targetSteps = parts.map((part) => part.targetMean.map((value, index) => value - (targetMean[index] ?? 0)));
+  const scatters = parts.map((part) => part.scatter);
+  const weights = parts.map((part) => part.rows);
+  const full = first.scatter.length === d * d;
+  return {
+    rows,
+    features: d,
+    targets: c,
+    mean,
+    targetMean,
+    scatter: full ? sumWithOuters(scatters, steps, steps, weights) : sumWithSquares(scatters, steps, weights),
+    cross: sumWithOuters(
+      parts.map((part) => part.cross),
+      targetSteps,
+      steps,
+      weights,
+    ),
+  };
 }
 
 function weightedMean(means: readonly Float64Array[], parts: readonly ProbeMoments[], rows: number): Float64Array {
@@ -112,22 +117,42 @@ function weightedMean(means: readonly Float64Array[], parts: readonly ProbeMomen
   return mean;
 }
 
-/** into += part + scale · left rightᵀ */
-function addOuter(
-  into: Float64Array,
-  part: Float64Array,
-  left: Float64Array,
-  right: Float64Array,
-  scale: number,
-): void {
-  const width = right.length;
-  for (let i = 0; i < left.length; i++) {
-    const weight = scale * (left[i] ?? 0);
-    const start = i * width;
-    for (let j = 0; j < width; j++) {
-      into[start + j] = (into[start + j] ?? 0) + (part[start + j] ?? 0) + weight * (right[j] ?? 0);
-    }
+/** Σ_k parts_k + weights_k · lefts_k rights_kᵀ, row by row: each row of the sum stays in the cache while it is made. */
+function sumWithOuters(
+  parts: readonly Float64Array[],
+  lefts: readonly Float64Array[],
+  rights: readonly Float64Array[],
+  weights: readonly number[],
+): Float64Array {
+  const height = lefts[0]?.length ?? 0;
+  const width = rights[0]?.length ?? 0;
+  const sum = new Float64Array(height * width);
+  for (let i = 0; i < height; i++) {
+    parts.forEach((part, k) => {
+      const right = rights[k] ?? new Float64Array(width);
+      addRow(sum, part, i * width, (weights[k] ?? 0) * (lefts[k]?.[i] ?? 0), right);
+    });
   }
+  return sum;
+}
+
+function addRow(sum: Float64Array, part: Float64Array, start: number, weight: number, right: Float64Array): void {
+  for (let j = 0; j < right.length; j++) {
+    sum[start + j] = (sum[start + j] ?? 0) + (part[start + j] ?? 0) + weight * (right[j] ?? 0);
+  }
+}
+
+/** Σ_k parts_k + weights_k · steps_k² */
+function sumWithSquares(
+  parts: readonly Float64Array[],
+  steps: readonly Float64Array[],
+  weights: readonly number[],
+): Float64Array {
+  const own = (k: number, index: number): number =>
+    (parts[k]?.[index] ?? 0) + (weights[k] ?? 0) * (steps[k]?.[index] ?? 0) ** 2;
+  return new Float64Array(parts[0]?.length ?? 0).map((_, index) =>
+    parts.reduce((sum, __, k) => sum + own(k, index), 0),
+  );
 }
 
 /** Variance of each feature: [d]. */

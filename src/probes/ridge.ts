@@ -1,7 +1,7 @@
 import { targetColumns, type Training } from "./data.js";
 import { dot, factorise, product, takeRows, type Matrix } from "./linear-algebra.js";
 import { centredRows, featureScales, mergeProbeMoments, probeMoments, type ProbeMoments } from "./moments.js";
-import { probeOfColumns, type Probe } from "./probe.js";
+import { probeOfColumns, projectionsOf, type Probe } from "./probe.js";
 import { groupedFolds, rowsOf, type Folds } from "./splits.js";
 
 /**
@@ -22,24 +22,44 @@ export interface RidgeOptions {
 
 export const RIDGE_PENALTIES: readonly number[] = [1e-2, 1e-1, 1, 10];
 
+/** How exactly weights are solved for that only choose between penalties, a factor of ten apart. */
+export const REFINED_FOR_CHOICE = 1e-4;
+
+/** The same for weights that only score held-out rows, which are float32 themselves. */
+export const REFINED_FOR_SCORES = 1e-8;
+
 /** Weights of target columns for one penalty. */
 export interface RidgeSolution {
   readonly weights: Float64Array; // [c, d]
   readonly bias: Float64Array; // [c]
 }
 
+/** Ridge on one set of rows, prepared for several penalties. */
+export interface RidgeSystem {
+  /** @param refined as in {@link factorise} */
+  readonly solve: (penalty: number, refined?: number) => Promise<RidgeSolution>;
+}
+
 /**
  * Ridge from running sums: what a capture larger than memory, or one in shards, is fitted with.
  *
- * @param refined as in {@link factorise}
  * @returns one solution per penalty.
  */
 export async function ridgeFromMoments(
   moments: ProbeMoments,
   penalties: readonly number[],
   standardize: boolean,
-  refined?: number,
 ): Promise<readonly RidgeSolution[]> {
+  return solveEach(systemOfMoments(moments, standardize), penalties);
+}
+
+async function solveEach(system: RidgeSystem, penalties: readonly number[]): Promise<readonly RidgeSolution[]> {
+  const solutions: RidgeSolution[] = [];
+  for (const penalty of penalties) solutions.push(await system.solve(penalty));
+  return solutions;
+}
+
+function systemOfMoments(moments: ProbeMoments, standardize: boolean): RidgeSystem {
   const { rows, features: d, targets } = moments;
   const scales = featureScales(moments, standardize);
   const sides = moments.cross.map((value, index) => value * (scales[index % d] ?? 0));
@@ -48,15 +68,15 @@ export async function ridgeFromMoments(
     const own = scales[i] ?? 0;
     for (let j = 0; j < d; j++) scaled[i * d + j] = (moments.scatter[i * d + j] ?? 0) * own * (scales[j] ?? 0);
   }
-  const diagonal = Float64Array.from({ length: d }, (_, index) => scaled[index * (d + 1)] ?? 0);
-  const solutions: RidgeSolution[] = [];
-  for (const penalty of penalties) {
-    for (let index = 0; index < d; index++) scaled[index * (d + 1)] = (diagonal[index] ?? 0) + penalty * rows;
-    const { solve } = await factorise(scaled, d, refined);
-    const weights = solve(sides).map((value, index) => value * (scales[index % d] ?? 0));
-    solutions.push({ weights, bias: biases(weights, moments, targets) });
-  }
-  return solutions;
+  const diagonal = diagonalOf(scaled, d);
+  return {
+    async solve(penalty, refined) {
+      for (let index = 0; index < d; index++) scaled[index * (d + 1)] = (diagonal[index] ?? 0) + penalty * rows;
+      const { solve } = await factorise(scaled, d, refined);
+      const weights = solve(sides).map((value, index) => value * (scales[index % d] ?? 0));
+      return { weights, bias: biases(weights, moments, targets) };
+    },
+  };
 }
 
 /** The same from the rows themselves, through their n × n products: cheaper where there are fewer rows than features. */
@@ -66,6 +86,10 @@ export async function ridgeFromRows(
   penalties: readonly number[],
   standardize: boolean,
 ): Promise<readonly RidgeSolution[]> {
+  return solveEach(await systemOfRows(x, y, standardize), penalties);
+}
+
+async function systemOfRows(x: Matrix, y: Float64Array, standardize: boolean): Promise<RidgeSystem> {
   const { rows, columns: d } = x;
   const moments = await probeMoments(x, y, { scatter: "diagonal" });
   const { targets } = moments;
@@ -73,32 +97,37 @@ export async function ridgeFromRows(
   const scaled = centredRows(x, moments.mean, scales);
   const kernel = await rowProducts(scaled);
   const sides = y.map((value, index) => value - (moments.targetMean[Math.floor(index / rows)] ?? 0));
-  const diagonal = Float64Array.from({ length: rows }, (_, index) => kernel[index * (rows + 1)] ?? 0);
-  const solutions: RidgeSolution[] = [];
-  for (const penalty of penalties) {
-    for (let index = 0; index < rows; index++) kernel[index * (rows + 1)] = (diagonal[index] ?? 0) + penalty * rows;
-    const { solve } = await factorise(kernel, rows);
-    const dual = solve(sides);
-    const weights = new Float64Array(targets * d);
-    for (let index = 0; index < targets * rows; index++) {
-      const start = (index % rows) * d;
-      const into = Math.floor(index / rows) * d;
-      const weight = dual[index] ?? 0;
-      for (let k = 0; k < d; k++) {
-        weights[into + k] = (weights[into + k] ?? 0) + weight * (scaled.values[start + k] ?? 0) * (scales[k] ?? 0);
+  const diagonal = diagonalOf(kernel, rows);
+  return {
+    async solve(penalty, refined) {
+      for (let index = 0; index < rows; index++) kernel[index * (rows + 1)] = (diagonal[index] ?? 0) + penalty * rows;
+      const { solve } = await factorise(kernel, rows, refined);
+      const dual = solve(sides);
+      const weights = new Float64Array(targets * d);
+      for (let index = 0; index < targets * rows; index++) {
+        const start = (index % rows) * d;
+        const into = Math.floor(index / rows) * d;
+        const weight = dual[index] ?? 0;
+        for (let k = 0; k < d; k++) {
+          weights[into + k] = (weights[into + k] ?? 0) + weight * (scaled.values[start + k] ?? 0) * (scales[k] ?? 0);
+        }
       }
-    }
-    solutions.push({ weights, bias: biases(weights, moments, targets) });
-  }
-  return solutions;
+      return { weights, bias: biases(weights, moments, targets) };
+    },
+  };
+}
+
+function diagonalOf(matrix: Float64Array, n: number): Float64Array {
+  return Float64Array.from({ length: n }, (_, index) => matrix[index * (n + 1)] ?? 0);
 }
 
 const EXACT_WORK = 4e6; // multiplications that the host does in float64 as fast as a backend is called
+const EXACT_PREDICTIONS = 1e5;
 
 /** x xᵀ: [n, n] */
 async function rowProducts(x: Matrix): Promise<Float64Array> {
   const { rows, columns, values } = x;
-  if (rows * rows * columns > EXACT_WORK) return Float64Array.from((await product(x, x, { transposeB: true })).values);
+  if (rows * rows * columns > EXACT_WORK) return new Float64Array((await product(x, x, { transposeB: true })).values);
   const products = new Float64Array(rows * rows);
   for (let i = 0; i < rows; i++) {
     const own = values.subarray(i * columns, (i + 1) * columns);
@@ -142,21 +171,22 @@ export async function fitRidge(training: Training, options: RidgeOptions = {}): 
 
 const INNER_FOLDS = 4;
 
-async function choosePenalty(folds: RidgeFolds, penalties: readonly number[]): Promise<number> {
+async function choosePenalty(folds: RidgeFolds, choices: readonly number[]): Promise<number> {
+  const penalties = choices.toSorted((a, b) => b - a);
   const errors = new Float64Array(penalties.length);
   for (let fold = 0; fold < folds.count; fold++) {
-    const solutions = await folds.solveWithout([fold], penalties);
-    solutions.forEach((solution, index) => {
-      const own = folds.errors(solution, fold);
+    const { solve } = await folds.without([fold]);
+    for (const [index, penalty] of penalties.entries()) {
+      const own = await folds.errors(await solve(penalty, REFINED_FOR_CHOICE), fold);
       errors[index] = (errors[index] ?? 0) + own.reduce((sum, value) => sum + value, 0);
-    });
+    }
   }
   return penalties[smallestIndex(errors)] ?? 1;
 }
 
-/** The index of the smallest value; of equal ones the last, which is the stronger penalty. */
+/** The index of the smallest value; of equal ones the first, which among falling penalties is the stronger. */
 export function smallestIndex(values: Float64Array): number {
-  return values.reduce((best, value, index) => (value <= (values[best] ?? Infinity) ? index : best), 0);
+  return values.reduce((best, value, index) => (value < (values[best] ?? Infinity) ? index : best), 0);
 }
 
 function precisionFor({ rows, columns }: Matrix): { precision: "float32" | "float64" } {
@@ -166,9 +196,10 @@ function precisionFor({ rows, columns }: Matrix): { precision: "float32" | "floa
 /** Rows in folds, whose sums are computed once and shared by every fit that leaves some folds out. */
 export interface RidgeFolds {
   readonly count: number;
-  readonly solveWithout: (left: readonly number[], penalties: readonly number[]) => Promise<readonly RidgeSolution[]>;
-  /** Summed squared error of a solution on one fold, per column: [c] */
-  readonly errors: (solution: RidgeSolution, fold: number) => Float64Array;
+  /** Ridge on the rows of all other folds. */
+  readonly without: (left: readonly number[]) => Promise<RidgeSystem>;
+  /** Summed squared error of a solution on one fold, per column: [c]. Six digits: it is compared. */
+  readonly errors: (solution: RidgeSolution, fold: number) => Promise<Float64Array>;
 }
 
 /** @param y columns of target values, one after another: [c, rows] */
@@ -185,33 +216,42 @@ export async function ridgeFolds(x: Matrix, y: Float64Array, folds: Folds, stand
   };
   return {
     count: folds.count,
-    async solveWithout(left, penalties) {
+    async without(left) {
       const kept = Array.from(parts.keys()).filter((fold) => !left.includes(fold));
       if (wide(left.reduce((sum, fold) => sum + (parts[fold]?.rows.rows ?? 0), 0))) {
         const rows = rowsOf(folds, kept);
-        return ridgeFromRows(takeRows(x, rows), takeColumnRows(y, x.rows, rows), penalties, standardize);
+        return systemOfRows(takeRows(x, rows), takeColumnRows(y, x.rows, rows), standardize);
       }
       const wanted: ProbeMoments[] = [];
       for (const fold of kept) wanted.push(await sumsOf(fold));
-      // Penalties are compared by their errors: six digits of the weights are more than that takes.
-      const refined = penalties.length > 2 ? 1e-6 : undefined;
-      return ridgeFromMoments(mergeProbeMoments(...wanted), penalties, standardize, refined);
+      return systemOfMoments(mergeProbeMoments(...wanted), standardize);
     },
-    errors({ weights, bias }, fold) {
+    async errors({ weights, bias }, fold) {
       const part = parts[fold];
-      return Float64Array.from(bias, (offset, column) => {
-        if (!part) return 0;
-        const { rows, columns, values } = part.rows;
-        const own = weights.subarray(column * columns, (column + 1) * columns);
-        let error = 0;
-        for (let row = 0; row < rows; row++) {
-          const predicted = dot(own, values.subarray(row * columns, (row + 1) * columns)) + offset;
-          error += (predicted - (part.targets[column * rows + row] ?? 0)) ** 2;
-        }
-        return error;
+      if (!part) return new Float64Array(bias.length);
+      const { rows } = part.rows;
+      const predicted = await predictions(part.rows, weights);
+      return bias.map((offset, column) => {
+        const own = predicted.subarray(column * rows, (column + 1) * rows);
+        const wanted = part.targets.subarray(column * rows, (column + 1) * rows);
+        return wanted.reduce((sum, value, row) => sum + ((own[row] ?? 0) + offset - value) ** 2, 0);
       });
     },
   };
+}
+
+/** w · x for every column of weights, without the bias: [c, rows] */
+async function predictions(x: Matrix, weights: Float64Array): Promise<Float32Array | Float64Array> {
+  const columns = weights.length / x.columns;
+  if (x.rows * weights.length > EXACT_PREDICTIONS) {
+    const all = { rows: columns, columns: x.columns, values: new Float32Array(weights) };
+    return (await product(all, x, { transposeB: true })).values;
+  }
+  const exact = new Float64Array(columns * x.rows);
+  for (let column = 0; column < columns; column++) {
+    exact.set(projectionsOf(x, weights.subarray(column * x.columns, (column + 1) * x.columns)), column * x.rows);
+  }
+  return exact;
 }
 
 /** The given rows of each column: [c, rows] → [c, taken] */

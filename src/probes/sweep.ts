@@ -17,7 +17,16 @@ import {
 import { dot, type Matrix } from "./linear-algebra.js";
 import { fitLogistic, type LogisticOptions } from "./logistic.js";
 import { fitMeans, meanOfRows, sidesOf } from "./means.js";
-import { headline, headlineName, isAboveChance, measure, type BootstrapOptions, type Scores } from "./metrics.js";
+import {
+  drawGroups,
+  headline,
+  headlineName,
+  isAboveChance,
+  measure,
+  type BootstrapOptions,
+  type GroupDraws,
+  type Scores,
+} from "./metrics.js";
 import { fitPca } from "./pca.js";
 import { projectionsOf, type Probe } from "./probe.js";
 import { fitRandom } from "./random.js";
@@ -103,6 +112,8 @@ export async function sweepProbes(data: ActivationData, options: ProbeOptions): 
   const folds = groupedFolds(target, groups, options.folds ?? FOLDS, seed);
   const targets = control ? [target, shuffleTarget(target, groups, seed)] : [target];
   checkSites(data);
+  const bootstrap = { seed, ...options.bootstrap };
+  const draws = drawGroups(groups, bootstrap);
 
   const units: UnitResult[] = [];
   const sites = new Map<string, SiteVectors>();
@@ -114,7 +125,7 @@ export async function sweepProbes(data: ActivationData, options: ProbeOptions): 
     for (const [head, x] of matrices.entries()) {
       const [own, shuffledFit] = await fitUnit(estimator, options.options ?? {}, x, targets, groups, folds, seed);
       if (!own) continue;
-      const result = judge(own, shuffledFit, targets, groups, { seed, ...options.bootstrap });
+      const result = judge(own, shuffledFit, targets, groups, bootstrap, draws);
       const place = { site: features.site, layer: layerOf(features.site) };
       results.push({ ...place, head: matrices.length > 1 ? head : undefined, ...result });
     }
@@ -214,13 +225,13 @@ function judge(
   [target, shuffledTarget]: readonly Target[],
   groups: Groups,
   bootstrap: BootstrapOptions,
+  draws: GroupDraws,
 ): Pick<UnitResult, "scores" | "control" | "selectivity" | "aboveChance" | "heldOut" | "probe"> {
   if (!target) throw new TypeError("there is no target");
-  const scores = measure(target, own.scores, groups, bootstrap);
+  const scores = measure(target, own.scores, groups, bootstrap, draws);
+  const fewer = { ...draws, resamples: draws.resamples.slice(0, CONTROL_RESAMPLES) };
   const control =
-    shuffledFit && shuffledTarget
-      ? measure(shuffledTarget, shuffledFit.scores, groups, { ...bootstrap, resamples: CONTROL_RESAMPLES })
-      : undefined;
+    shuffledFit && shuffledTarget ? measure(shuffledTarget, shuffledFit.scores, groups, bootstrap, fewer) : undefined;
   return {
     scores,
     control,
