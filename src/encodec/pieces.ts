@@ -58,6 +58,24 @@ export function decoderContext(config: EncodecConfig): number {
   return reach;
 }
 
+/**
+ * How many samples of the decoder's output are final once the features of the first `frames` frames are known, whatever
+ * follows them: the exact reach of every kernel to the right, stage by stage. With the official geometry all but 482.
+ */
+export function finalSamples(config: EncodecConfig, frames: number): number {
+  let positions = frames; // of the current stage, that are final
+  for (const ratio of config.ratios) {
+    positions = ratio * positions - Math.ceil(ratio / 2); // what a transposed convolution trims on the left comes from the right
+    for (const dilation of config.residualDilations) positions -= rightReach(config.residualKernel, dilation);
+  }
+  return Math.max(0, positions - rightReach(config.lastKernel));
+}
+
+/** How many positions to its right a convolution looks. */
+export function rightReach(kernel: number, dilation = 1): number {
+  return Math.floor(((kernel - 1) * dilation) / 2);
+}
+
 function residualReach({ residualKernel, residualDilations }: EncodecConfig): number {
   return residualDilations.reduce((sum, dilation) => sum + (residualKernel - 1) * dilation + 1, 0);
 }

@@ -130,8 +130,8 @@ function* upsampleInPieces(
   });
 }
 
-/** [B, F, C] → [B, N, 1], the convolutions after the LSTM. */
-function* upsample(
+/** [B, F, C] → [B, N, 1], the convolutions after the LSTM. The result is owned by the caller. */
+export function* upsample(
   weights: DecoderWeights,
   layout: SeanetLayout,
   features: tf.Tensor3D,
