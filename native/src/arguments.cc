@@ -83,6 +83,19 @@ Span<std::int32_t> Arguments::integers(std::size_t index, Index size) const {
   return {pointerOf<std::int32_t>(array), static_cast<Index>(array.length)};
 }
 
+Span<double> Arguments::doubles(std::size_t index) const {
+  const TypedArray array = typedArrayOf(env_, value(index));
+  require(array.type == napi_float64_array, "a Float64Array was expected");
+  return {pointerOf<double>(array), static_cast<Index>(array.length)};
+}
+
+Span<std::uint8_t> Arguments::bytes(std::size_t index, Index size) const {
+  const TypedArray array = typedArrayOf(env_, value(index));
+  require(array.type == napi_uint8_array, "a Uint8Array was expected");
+  require(size < 0 || static_cast<Index>(array.length) == size, "a Uint8Array has another length than it should");
+  return {pointerOf<std::uint8_t>(array), static_cast<Index>(array.length)};
+}
+
 Span<std::uint32_t> Arguments::words(std::size_t index) const {
   const TypedArray array = typedArrayOf(env_, value(index));
   require(array.type == napi_float32_array || array.type == napi_int32_array || array.type == napi_uint32_array,

@@ -43,6 +43,10 @@ class Arguments {
   [[nodiscard]] float* optionalFloats(std::size_t index, Index size) const;
   /// An Int32Array of exactly `size` elements, or of any size where `size` is negative.
   [[nodiscard]] Span<std::int32_t> integers(std::size_t index, Index size = -1) const;
+  /// A Float64Array of any size.
+  [[nodiscard]] Span<double> doubles(std::size_t index) const;
+  /// A Uint8Array of exactly `size` elements, or of any size where `size` is negative.
+  [[nodiscard]] Span<std::uint8_t> bytes(std::size_t index, Index size = -1) const;
   /// A Float32Array, Int32Array or Uint32Array, as 4-byte elements.
   [[nodiscard]] Span<std::uint32_t> words(std::size_t index) const;
 

@@ -3,6 +3,7 @@
 #include <new>
 
 #include "bindings.h"
+#include "mapped_file.h"
 
 namespace tonearm {
 namespace {
@@ -11,15 +12,17 @@ napi_value call(napi_env env, napi_callback_info info) {
   void* data = nullptr;
   napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
   const auto& binding = *static_cast<const Binding*>(data);
-  const auto fail = [&](const char* reason) {
+  const auto fail = [&](const char* reason, const char* code = nullptr) {
     const std::string message = std::string("native ") + binding.name + ": " + reason;
-    napi_throw_error(env, nullptr, message.c_str());
+    napi_throw_error(env, code, message.c_str());
     return static_cast<napi_value>(nullptr);
   };
   try {
     return binding.function(Arguments(env, info));
+  } catch (const FileError& error) {
+    return fail(error.what(), error.code());
   } catch (const std::bad_alloc&) {
-    return fail("the system has no memory left for this");
+    return fail("the system has no memory left for this", "NO_MEMORY");
   } catch (const std::exception& error) {
     return fail(error.what());
   }

@@ -1,18 +1,41 @@
-// A weight matrix in native memory.
+// A weight matrix in native memory, or in the file where it lies.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "kernel_table.h"
+#include "mapped_file.h"
 #include "memory.h"
 
 namespace tonearm {
+
+/// How the values of a matrix lie in a file.
+enum class Dtype : std::int32_t { f32 = 0, f16 = 1, bf16 = 2 };
 
 /// Rows of one checkpoint matrix [rows, inputs], row-major.
 struct WeightPart {
   const float* values;
   Index rows;
+};
+
+/// The same in an open file, its values from byte `start` on.
+struct FilePart {
+  int file;
+  std::uint64_t start;
+  Index rows;
+  Dtype dtype;
+};
+
+/// Rows that a file holds in the very layout of WeightView. f32 and f16 have no scales.
+struct PackedPart {
+  int file;
+  std::uint64_t start;
+  std::uint64_t scalesStart;
+  Index rows;
+  std::uint32_t checksum;
+  std::uint32_t scalesChecksum;
 };
 
 class Weight {
@@ -23,19 +46,53 @@ class Weight {
   /// round trip through it and as f32 if not.
   Weight(const std::vector<WeightPart>& parts, Index inputs, std::optional<Storage> storage);
 
+  /// The same from files. Rows that lie there as they are to be stored, one part behind the other, stay where they are:
+  /// the file is mapped. All others are read and converted.
+  /// @throws FileError if a file is too short or unreadable, or a value is NaN or infinite.
+  Weight(const std::vector<FilePart>& parts, Index inputs, std::optional<Storage> storage);
+
+  /// A weight that files hold in its own layout: mapped where its parts lie one behind the other, and copied elsewhere.
+  /// @throws FileError if a file is too short or unreadable, or has another checksum.
+  Weight(const std::vector<PackedPart>& parts, Index inputs, Storage storage);
+
   [[nodiscard]] const WeightView& view() const { return view_; }
-  [[nodiscard]] std::size_t bytes() const { return values_.bytes() + scales_.bytes(); }
+  /// Bytes that it takes, in memory of its own or mapped.
+  [[nodiscard]] std::size_t bytes() const { return valueBytes_ + scales_.bytes(); }
+  [[nodiscard]] bool mapped() const { return mapping_ != nullptr; }
+
+  /// @throws FileError if the file that it is mapped from became shorter, so that what was computed with it is void.
+  void requireIntact() const {
+    if (mapping_ != nullptr) mapping_->requireIntact();
+  }
 
   /// Writes the values as float32 [inputs, outputs], the layout of a tf.Tensor.
   void readTransposed(float* y) const;
 
+  [[nodiscard]] std::size_t valueBytes() const { return valueBytes_; }
+  [[nodiscard]] std::size_t scaleBytes() const { return scales_.bytes(); }
+  [[nodiscard]] const void* scales() const { return scales_.data(); }
+
+  /// Elements from one row to the next.
+  static Index strideOf(Storage storage, Index inputs);
+
  private:
-  /// Whether every value was kept exactly; with `exactly` it stops at the first that isn't.
-  bool store(const std::vector<WeightPart>& parts, Index inputs, Storage storage, bool exactly);
+  /// Takes `rows` rows from `read(first, count, scratch)`, which returns them as floats, or null if it can't; then, and with
+  /// `exactly` where a value is not kept exactly, it stops and returns false.
+  template <class Read>
+  bool store(Index rows, Index firstRow, bool exactly, const Read& read);
+
+  /// Makes room for `outputs` rows; what is not written stays zero.
+  void allocate(Storage storage, Index outputs, Index inputs);
+  void describe(Storage storage, const void* values, Index outputs, Index inputs);
+  template <class Part, class Read>
+  bool storeParts(const std::vector<Part>& parts, Index inputs, Storage storage, bool exactly, const Read& read);
+  bool map(const std::vector<FilePart>& parts, Index inputs, Storage storage);
 
   WeightView view_;
   Memory values_;
   Memory scales_;
+  std::size_t valueBytes_ = 0;
+  std::shared_ptr<const MappedFile> mapping_;
 };
 
 }  // namespace tonearm

@@ -1,8 +1,8 @@
 import * as tf from "@tensorflow/tfjs-core";
 
 import { CheckpointError } from "../errors.js";
-import type { HostMatrix } from "../runtime/linear.js";
-import type { Checkpoint } from "./checkpoint.js";
+import { readsFiles, type MatrixPart, type MatrixPlace } from "../runtime/linear.js";
+import type { Checkpoint, CheckpointEntry } from "./checkpoint.js";
 
 /**
  * A checkpoint seen from one path: `scope("layers", 3)` reads tensors by their names under `layers.3.`.
@@ -41,6 +41,21 @@ export class WeightScope {
    *   them is NaN or infinite.
    */
   async values(name: string, shape: readonly number[]): Promise<Float32Array> {
+    const entry = this.#consume(name, shape);
+    const values = await entry.file.floats(entry.name);
+    const bad = firstNotFinite(values);
+    if (bad >= 0) {
+      throw new CheckpointError({
+        asked: `read "${entry.name}" of ${entry.file.path}`,
+        found: `${values[bad]} at position ${bad} of ${values.length}`,
+        todo: "The weights are damaged: fetch them again",
+      });
+    }
+    return values;
+  }
+
+  /** The entry of a tensor whose shape must be `shape`; consumes it. */
+  #consume(name: string, shape: readonly number[]): CheckpointEntry {
     const fullName = this.#prefix + name;
     const entry = this.#checkpoint.consume(fullName);
     const sameShape =
@@ -52,21 +67,25 @@ export class WeightScope {
         todo: "Its config.json belongs to another model: fetch both from one place",
       });
     }
-    const values = await entry.file.floats(fullName);
-    const bad = firstNotFinite(values);
-    if (bad >= 0) {
-      throw new CheckpointError({
-        asked: `read "${fullName}" of ${entry.file.path}`,
-        found: `${values[bad]} at position ${bad} of ${values.length}`,
-        todo: "The weights are damaged: fetch them again",
-      });
-    }
-    return values;
+    return entry;
   }
 
-  /** A linear layer's weight [rows = out, columns = in] for `linearWeight`; consumes it. @throws as {@link values}. */
-  async matrix(name: string, rows: number, columns: number): Promise<HostMatrix> {
-    return { values: await this.values(name, [rows, columns]), rows, columns };
+  /**
+   * A linear layer's weight [rows = out, columns = in] for `linearWeight`; consumes it. Where the backend in use reads
+   * files itself, it is read by `linearWeight`, which has to be called before the checkpoint is closed.
+   *
+   * @throws as {@link values}.
+   */
+  async matrix(name: string, rows: number, columns: number): Promise<MatrixPart> {
+    const place = readsFiles() ? this.#place(name) : undefined;
+    if (place === undefined) return { values: await this.values(name, [rows, columns]), rows, columns };
+    const { name: fullName, file } = this.#consume(name, [rows, columns]);
+    return { name: fullName, path: file.path, place, rows, columns };
+  }
+
+  #place(name: string): MatrixPlace | undefined {
+    const fullName = this.#prefix + name;
+    return this.#checkpoint.tensors.get(fullName)?.file.place?.(fullName);
   }
 
   /** A float32 tensor of `shape`, owned by the caller; consumes it. @throws as {@link values}. */

@@ -2,7 +2,7 @@ import * as tf from "@tensorflow/tfjs-core";
 
 import type { WeightScope } from "../checkpoint/scope.js";
 import { hasFused, runFusedMany } from "../runtime/fused.js";
-import { linear, linearWeight, type Linear } from "../runtime/linear.js";
+import { linear, linearWeight, rowsOf, type Linear } from "../runtime/linear.js";
 import type { Owner } from "../runtime/owner.js";
 
 /**
@@ -153,12 +153,15 @@ export async function loadLstm(scope: WeightScope, layers: number, width: number
 }
 
 async function loadGates(scope: WeightScope, name: string, width: number, owner: Owner): Promise<tf.Tensor2D> {
-  const values = await scope.values(name, [4 * width, width]);
-  const parts = inGateOrder(values, width * width).map((gate) => ({ values: gate, rows: width, columns: width }));
+  const matrix = await scope.matrix(name, 4 * width, width);
+  const parts = GATE_ORDER.map((gate) => rowsOf(matrix, gate * width, width));
   return owner.own(linearWeight(...parts)); // [C, 4C]
 }
 
-/** Four blocks of `size` values, from PyTorch's order input, forget, cell, output to ours. */
+/** Where our gates are in PyTorch's order, which is input, forget, cell, output. */
+const GATE_ORDER = [0, 1, 3, 2] as const;
+
+/** Four blocks of `size` values in our order. */
 function inGateOrder(values: Float32Array, size: number): readonly Float32Array[] {
-  return [0, 1, 3, 2].map((gate) => values.subarray(gate * size, (gate + 1) * size));
+  return GATE_ORDER.map((gate) => values.subarray(gate * size, (gate + 1) * size));
 }

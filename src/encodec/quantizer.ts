@@ -79,15 +79,13 @@ export async function loadCodebooks(scope: WeightScope, config: EncodecConfig, o
   for (let index = 0; index < codebooks; index++) {
     const codebook = scope.scope("layers", index, "codebook");
     codebook.ignore("embed_avg", "cluster_size", "inited");
-    const matrix = await codebook.matrix("embed", codebookSize, latentWidth);
+    const values = await codebook.values("embed", [codebookSize, latentWidth]);
     const squares = Float32Array.from({ length: codebookSize }, (_, entry) =>
-      matrix.values
-        .subarray(entry * latentWidth, (entry + 1) * latentWidth)
-        .reduce((sum, value) => sum + value * value, 0),
+      values.subarray(entry * latentWidth, (entry + 1) * latentWidth).reduce((sum, value) => sum + value * value, 0),
     );
     loaded.push({
-      entries: owner.own(tf.tensor2d(matrix.values, [codebookSize, latentWidth])),
-      products: { weight: owner.own(linearWeight(matrix)) },
+      entries: owner.own(tf.tensor2d(values, [codebookSize, latentWidth])),
+      products: { weight: owner.own(linearWeight({ values, rows: codebookSize, columns: latentWidth })) },
       squares: owner.own(tf.tensor1d(squares)),
     });
   }

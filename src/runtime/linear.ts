@@ -1,6 +1,6 @@
 import * as tf from "@tensorflow/tfjs-core";
 
-import { UsageError } from "../errors.js";
+import { CheckpointError, UsageError } from "../errors.js";
 import { hasFused, runFused } from "./fused.js";
 import { gelu } from "./gelu.js";
 
@@ -9,6 +9,54 @@ export interface HostMatrix {
   readonly values: Float32Array;
   readonly rows: number;
   readonly columns: number;
+}
+
+/** The same matrix in an open file: a backend that can reads it from there itself, or leaves it there. */
+export interface FileMatrix {
+  readonly name: string; // for errors
+  readonly path: string;
+  readonly place: MatrixPlace;
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** Where a matrix lies in a file. */
+export type MatrixPlace = PlainPlace | PackedPlace;
+
+/** Plain values in row-major order. */
+export interface PlainPlace {
+  readonly fileDescriptor: number;
+  readonly start: number; // in bytes from the start of the file
+  readonly dtype: "F32" | "F16" | "BF16";
+}
+
+/** Values in the native backend's own layout. */
+export interface PackedPlace {
+  readonly fileDescriptor: number;
+  readonly start: number;
+  readonly checksum: number;
+  readonly storage: Exclude<WeightStorage, "exact">;
+  readonly scales: { readonly start: number; readonly checksum: number } | undefined;
+}
+
+/** A matrix, wherever it is. */
+export type MatrixPart = HostMatrix | FileMatrix;
+
+/** Whether the backend in use reads matrices from files itself. */
+export function readsFiles(): boolean {
+  return hasFused("TonearmFileWeight");
+}
+
+/** Rows `first` to `first + count` of a matrix that is not packed, without a copy. */
+export function rowsOf(matrix: MatrixPart, first: number, count: number): MatrixPart {
+  const { columns } = matrix;
+  if (!("place" in matrix)) {
+    return { values: matrix.values.subarray(first * columns, (first + count) * columns), rows: count, columns };
+  }
+  const { place } = matrix;
+  if (!("dtype" in place)) throw new RangeError("rows of a packed matrix have no checksum of their own");
+  const start = place.start + first * columns * (place.dtype === "F32" ? 4 : 2);
+  return { ...matrix, place: { ...place, start }, rows: count };
 }
 
 /**
@@ -37,16 +85,34 @@ export type WeightStorage = (typeof WEIGHT_STORAGES)[number];
  *
  * @returns float32 [in, Σ outᵢ], owned by the caller.
  */
-export function linearWeight(...parts: readonly HostMatrix[]): tf.Tensor2D {
+export function linearWeight(...parts: readonly MatrixPart[]): tf.Tensor2D {
   return storedLinearWeight("exact", ...parts);
 }
 
 /**
  * As {@link linearWeight}, stored as `storage` says.
  *
- * @throws {UsageError} if the backend in use stores float32 only and `storage` is another.
+ * @param parts all on the host, or all in files
+ * @throws {UsageError} if the backend in use stores float32 only and `storage` is another, or the parts are packed in
+ *   another; {@link CheckpointError} if a file can't be read, is damaged, or holds NaN or an infinite value.
  */
-export function storedLinearWeight(storage: WeightStorage, ...parts: readonly HostMatrix[]): tf.Tensor2D {
+export function storedLinearWeight(storage: WeightStorage, ...parts: readonly MatrixPart[]): tf.Tensor2D {
+  const inFiles = parts.filter((part) => "place" in part);
+  if (inFiles.length > 0) {
+    if (inFiles.length === parts.length) return fileWeight(storage, inFiles);
+    throw new CheckpointError({
+      asked: `join ${inFiles.map(({ name }) => `"${name}"`).join(", ")} with others`,
+      found: "values of different types",
+      todo: "Store all matrices of the checkpoint as one type",
+    });
+  }
+  return hostWeight(
+    storage,
+    parts.filter((part) => "values" in part),
+  );
+}
+
+function hostWeight(storage: WeightStorage, parts: readonly HostMatrix[]): tf.Tensor2D {
   if (hasFused("TonearmLinearWeight")) return nativeWeight(storage, parts);
   if (storage !== "exact" && storage !== "f32") {
     throw new UsageError({
@@ -57,6 +123,43 @@ export function storedLinearWeight(storage: WeightStorage, ...parts: readonly Ho
   }
   return transposedWeight(parts);
 }
+
+/** A weight from files, for the backend that {@link readsFiles}. */
+function fileWeight(storage: WeightStorage, parts: readonly FileMatrix[]): tf.Tensor2D {
+  const inputs = parts[0]?.columns ?? 0;
+  const what = `${parts.map(({ name }) => `"${name}"`).join(", ")} of ${parts[0]?.path}`;
+  const plain = parts.flatMap(({ place, rows }) =>
+    "dtype" in place ? [place.fileDescriptor, place.start, rows, PLAIN_DTYPES.indexOf(place.dtype)] : [],
+  );
+  if (plain.length === 4 * parts.length) {
+    return runFused("TonearmFileWeight", {}, { what, inputs, storage, plain }) as tf.Tensor2D; // [in, Σ outᵢ]
+  }
+  const packed = parts.flatMap(({ place, rows }) => {
+    if ("dtype" in place) return [];
+    const { fileDescriptor, start, checksum, scales } = place;
+    return [fileDescriptor, start, scales?.start ?? 0, rows, checksum, scales?.checksum ?? 0];
+  });
+  const storages = new Set(parts.map(({ place }) => ("dtype" in place ? place.dtype : place.storage)));
+  const [stored = "nothing"] = storages;
+  if (packed.length !== 6 * parts.length || storages.size > 1) {
+    throw new CheckpointError({
+      asked: `join ${what}`,
+      found: `parts stored as ${[...storages].join(" and ")}`,
+      todo: "Pack the original again with `tonearm pack`",
+    });
+  }
+  if (storage !== "exact" && storage !== stored) {
+    throw new UsageError({
+      asked: `weights stored as ${storage}`,
+      found: `${what}, which is packed as ${stored}`,
+      todo: "Leave the storage at its default, or load the checkpoint that was packed",
+    });
+  }
+  return runFused("TonearmFileWeight", {}, { what, inputs, storage: stored, packed }) as tf.Tensor2D; // [in, Σ outᵢ]
+}
+
+/** By their codes in the native backend. */
+const PLAIN_DTYPES = ["F32", "F16", "BF16"] as const;
 
 function nativeWeight(storage: WeightStorage, parts: readonly HostMatrix[]): tf.Tensor2D {
   return tf.tidy(() => {

@@ -51,6 +51,9 @@ export const REDUCTION = { sum: 0, mean: 1, maximum: 2, minimum: 3 } as const;
 export const ACTIVATION = { none: 0, gelu: 1, relu: 2 } as const;
 export const STORAGE = { f32: 0, f16: 1, int8: 2, int4: 3 } as const;
 
+/** Codes of errors about weight files. */
+export const FAILURES = ["FILE_SHRANK", "FILE_UNREADABLE", "NOT_FINITE", "CHECKSUM", "NO_MEMORY"] as const;
+
 export interface Addon {
   /** Names of the kernel sets that can run here, best first. */
   kernelSets(): string[];
@@ -63,6 +66,22 @@ export interface Addon {
 
   /** @param storage a code of {@link STORAGE}, or −1 for f16 where that is exact and f32 elsewhere */
   makeWeight(parts: readonly Float32Array[], inputs: number, storage: number): WeightHandle;
+  /**
+   * Throws an Error with a code of {@link FAILURES} where the files can't be used.
+   *
+   * @param parts for each: file descriptor, first byte, rows, dtype (0 F32, 1 F16, 2 BF16)
+   */
+  makeFileWeight(parts: Float64Array, inputs: number, storage: number): WeightHandle;
+  /**
+   * Throws as {@link makeFileWeight}.
+   *
+   * @param parts for each: file descriptor, first byte of values and of scales, rows, checksums of values and scales
+   */
+  makePackedWeight(parts: Float64Array, inputs: number, storage: number): WeightHandle;
+  /** The bytes of values and scales, as packed files have them. */
+  packedWeight(weight: WeightHandle): [Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>];
+  weightIsMapped(weight: WeightHandle): boolean;
+  checksum(bytes: Uint8Array): number;
   weightStorage(weight: WeightHandle): number;
   weightBytes(weight: WeightHandle): number;
   readWeight(weight: WeightHandle, y: Float32Array): void;
@@ -152,6 +171,7 @@ export interface Addon {
     maskRow: number,
     maskQuery: number,
   ): void;
+
 }
 
 /**

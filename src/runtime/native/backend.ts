@@ -1,7 +1,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { MathBackendCPU } from "@tensorflow/tfjs-backend-cpu";
 
-import { STORAGE, type Addon } from "./addon.js";
+import { STORAGE, type Addon, type WeightHandle } from "./addon.js";
 import { GrowingData, GrowingStore, WeightData } from "./data.js";
 import { BufferPool } from "./pool.js";
 import { SlotStorage } from "./slots.js";
@@ -126,9 +126,13 @@ export class NativeBackend extends MathBackendCPU {
   /** A weight [in, out] made of checkpoint matrices [outᵢ, in], joined along their outputs; `storage` as for the addon. */
   linearWeight(parts: readonly Float32Array[], inputs: number, storage: number): tf.TensorInfo {
     const outputs = parts.reduce((sum, part) => sum + part.length / inputs, 0);
-    const handle = this.addon.makeWeight(parts, inputs, storage);
+    return this.registerWeight(this.addon.makeWeight(parts, inputs, storage), inputs, outputs, "weights in memory");
+  }
+
+  /** A tensor [in, out] of a weight that the addon made. `what` names it in errors. */
+  registerWeight(handle: WeightHandle, inputs: number, outputs: number, what: string): tf.TensorInfo {
     const dataId = newDataId();
-    this.data.set(dataId, new WeightData(this.addon, handle, inputs, outputs));
+    this.data.set(dataId, new WeightData(this.addon, handle, { inputs, outputs, what }));
     return { dataId, shape: [inputs, outputs], dtype: "float32" };
   }
 

@@ -1,6 +1,7 @@
 import type { DataType } from "@tensorflow/tfjs-core";
 
 import type { Addon, StoreHandle, WeightHandle } from "./addon.js";
+import { weightFailure } from "./failures.js";
 
 /**
  * What lies behind a tensor of the native backend where it is not a plain typed array. To any kernel that doesn't know
@@ -14,19 +15,40 @@ export class WeightData {
   readonly handle: WeightHandle;
   readonly inputs: number;
   readonly outputs: number;
+  readonly what: string; // for errors
   readonly #addon: Addon;
 
-  constructor(addon: Addon, handle: WeightHandle, inputs: number, outputs: number) {
+  constructor(
+    addon: Addon,
+    handle: WeightHandle,
+    { inputs, outputs, what }: { readonly inputs: number; readonly outputs: number; readonly what: string },
+  ) {
     this.#addon = addon;
     this.handle = handle;
     this.inputs = inputs;
     this.outputs = outputs;
+    this.what = what;
   }
 
   get values(): Float32Array {
     const values = new Float32Array(this.inputs * this.outputs);
-    this.#addon.readWeight(this.handle, values);
+    this.use(() => {
+      this.#addon.readWeight(this.handle, values);
+    });
     return values;
+  }
+
+  /**
+   * Runs a kernel that reads the weight.
+   *
+   * @throws {CheckpointError} if it lies in a file that became shorter.
+   */
+  use(kernel: () => void): void {
+    try {
+      kernel();
+    } catch (cause) {
+      throw weightFailure(cause, `use ${this.what}`);
+    }
   }
 
   release(): void {

@@ -1,5 +1,6 @@
 import * as tf from "@tensorflow/tfjs-core";
 
+import { useFastChecksum } from "../checksum.js";
 import { loadAddon } from "./addon.js";
 import { NativeBackend } from "./backend.js";
 import { registerNativeKernel } from "./kernel.js";
@@ -35,6 +36,7 @@ export function registerNativeBackend(): NativeBackend {
   }
   for (const kernel of KERNELS) registerNativeKernel(backend, kernel);
   tf.registerBackend("native", () => backend, 0);
+  useFastChecksum((bytes) => backend.addon.checksum(bytes));
   instance = backend;
   return backend;
 }

@@ -3,6 +3,7 @@ import * as tf from "@tensorflow/tfjs-core";
 import { ACTIVATION, STORAGE } from "../addon.js";
 import type { NativeBackend } from "../backend.js";
 import type { WeightData } from "../data.js";
+import { weightFailure } from "../failures.js";
 import type { KernelCall, NativeKernel } from "../kernel.js";
 
 /** Matrix products and convolutions in one dimension. */
@@ -113,7 +114,9 @@ function linear(
 ): tf.TensorInfo {
   const y = backend.floatOutput(shape);
   const rows = tf.util.sizeFromShape(shape) / weight.outputs;
-  backend.addon.linear(weight.handle, backend.floats(x), rows, bias, residual, activation, y.values);
+  weight.use(() => {
+    backend.addon.linear(weight.handle, backend.floats(x), rows, bias, residual, activation, y.values);
+  });
   return y.info;
 }
 
@@ -156,14 +159,38 @@ function linearWeight(call: KernelCall): tf.TensorInfo {
   const { backend } = call;
   const parts = call.list();
   const inputs = parts[0]?.shape[1] ?? 0;
-  const storage = call.text("storage");
-  const code = storage === "exact" ? -1 : STORAGE_CODES.get(storage ?? "");
-  if (code === undefined) throw new TypeError(`there is no weight storage "${storage}"`);
-  return backend.linearWeight(
-    parts.map((part) => backend.floats(part)),
-    inputs,
-    code,
+  const values = parts.map((part) => backend.floats(part));
+  return backend.linearWeight(values, inputs, storageCode(call.text("storage")));
+}
+
+/**
+ * The same from open files. No inputs. Attributes: what, for errors; inputs; storage; and a table of parts as the addon's
+ * makeFileWeight takes it, plain, or makePackedWeight, packed.
+ */
+function fileWeight(call: KernelCall): tf.TensorInfo {
+  const { backend } = call;
+  const [what, inputs] = [call.text("what") ?? "a weight", call.number("inputs")];
+  const code = storageCode(call.text("storage"));
+  const isPlain = call.attr("plain") !== undefined;
+  const table = Float64Array.from(call.numbers(isPlain ? "plain" : "packed"));
+  const outputs = table.reduce(
+    (sum, value, index) => sum + (isPlain ? +(index % 4 === 2) : +(index % 6 === 3)) * value,
+    0,
   );
+  try {
+    const handle = isPlain
+      ? backend.addon.makeFileWeight(table, inputs, code)
+      : backend.addon.makePackedWeight(table, inputs, code);
+    return backend.registerWeight(handle, inputs, outputs, what);
+  } catch (cause) {
+    throw weightFailure(cause, `read ${what}`);
+  }
+}
+
+function storageCode(name: string | undefined): number {
+  const code = name === "exact" ? -1 : STORAGE_CODES.get(name ?? "");
+  if (code === undefined) throw new TypeError(`there is no weight storage "${name}"`);
+  return code;
 }
 
 const STORAGE_CODES = new Map<string, number>(Object.entries(STORAGE));
@@ -189,7 +216,9 @@ function lstm(call: KernelCall): tf.TensorInfo[] | undefined {
   const cell = backend.floatOutput([batch, units]);
   cell.values.set(backend.floats(call.input("cell")));
   const hidden = backend.floats(call.input("hidden"));
-  backend.addon.lstm(recurrent.handle, backend.floats(gates), batch, steps, hidden, cell.values, output.values);
+  recurrent.use(() => {
+    backend.addon.lstm(recurrent.handle, backend.floats(gates), batch, steps, hidden, cell.values, output.values);
+  });
   return [output.info, cell.info];
 }
 
@@ -319,6 +348,7 @@ export const PRODUCT_KERNELS: readonly NativeKernel[] = [
   { name: tf._FusedMatMul, run: fusedMatMul },
   { name: "TonearmLinear", run: tonearmLinear },
   { name: "TonearmLinearWeight", run: linearWeight },
+  { name: "TonearmFileWeight", run: fileWeight },
   { name: "TonearmLstm", run: lstm },
   { name: tf.Conv2D, run: conv2d },
   { name: tf.FusedConv2D, run: fusedConv2d },
