@@ -1,14 +1,13 @@
-"""Trains EnCodec on random crops of the rendered clips: transformers' EncodecModel with a trainable residual quantiser.
+"""EnCodec's encoder and codebooks, which are computed and not trained, and the loss that its decoder is trained with.
 
-transformers has no training code for the quantiser. Here it follows van den Oord et al. 2017 (straight-through, commitment),
-its exponential-moving-average codebooks, and Zeghidour et al. 2021 (k-means start, unused entries replaced by inputs).
-The loss is multi-resolution log-mel + linear spectrum + waveform; there is no adversary, for want of compute.
+The encoder is a linear transform (`start.py`), the codebooks are residual k-means on its latents (after Zeghidour et al. 2021). The
+codes are therefore there from the first minute on, so that language model and decoder can be trained side by side. The loss is on
+multi-resolution spectra and the waveform; there is no adversary, for want of compute.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,9 @@ from transformers import EncodecConfig, EncodecModel
 from .render import open_audio, read_labels
 from .settings import Settings, write_json
 from .start import start_linear
-from .training import Clock, Log, load_state, save_state, warm_hold_decay
 
 QUANTISERS = 4
-SAVE_SECONDS = 150
+KMEANS_ROUNDS, KMEANS_VECTORS, JOINT_ROUNDS = 10, 60000, 6
 
 
 def codec_config(settings: Settings) -> EncodecConfig:
@@ -48,62 +46,43 @@ def codec_config(settings: Settings) -> EncodecConfig:
     )
 
 
-class Quantiser:
-    """Trains the codebook buffers of `EncodecResidualVectorQuantizer` in place."""
+@torch.no_grad()
+def fit_codebooks(latents: Tensor, books: list[Tensor], generator: torch.Generator) -> list[float]:
+    """Fills the codebooks [V, D] from latents [vectors, D]: k-means, one codebook after the other on what the ones before left over,
+    then rounds that move every entry to the mean of what the other codebooks leave to it. Returns the error left after each."""
+    residual, power, errors = latents, latents.pow(2).sum(), []
+    for book in books:
+        book.copy_(residual[torch.randperm(len(residual), generator=generator)[: len(book)]])
+        for _ in range(KMEANS_ROUNDS):
+            part = residual[torch.randperm(len(residual), generator=generator)[:KMEANS_VECTORS]]
+            move_entries(book, part, nearest(part, book), generator)
+        residual = residual - book[nearest(residual, book)]
+        errors.append(float(residual.pow(2).sum() / power))
+    for _ in range(JOINT_ROUNDS):
+        residual, chosen = latents, []
+        for book in books:
+            chosen.append(nearest(residual, book))
+            residual = residual - book[chosen[-1]]
+        errors.append(float(residual.pow(2).sum() / power))
+        for book, codes in zip(books, chosen):
+            wanted = residual + book[codes]
+            move_entries(book, wanted, codes, generator)
+            residual = wanted - book[codes]
+    for book in books:
+        book.copy_(book.half())  # as they are exported
+    return errors
 
-    decay = 0.99
 
-    def __init__(self, codec: EncodecModel, generator: torch.Generator):
-        self.books = [layer.codebook for layer in codec.quantizer.layers]
-        self.generator = generator
+def nearest(vectors: Tensor, book: Tensor) -> Tensor:
+    return torch.cat([torch.cdist(part, book).argmin(1) for part in vectors.split(8192)])
 
-    def start(self, latents: Tensor) -> None:
-        """k-means on latents [vectors, D], one codebook after the other on what the ones before left over."""
-        residual = latents
-        for book in self.books:
-            order = torch.randperm(len(residual), generator=self.generator)
-            centres = residual[order[: book.codebook_size]].clone()
-            for _ in range(8):
-                nearest = torch.cdist(residual, centres).argmin(1)
-                counts = torch.bincount(nearest, minlength=len(centres)).float()
-                sums = torch.zeros_like(centres).index_add_(0, nearest, residual)
-                centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centres)
-            book.embed.copy_(centres)
-            book.cluster_size.fill_(1.0)
-            book.embed_avg.copy_(centres)
-            residual = residual - centres[torch.cdist(residual, centres).argmin(1)]
 
-    def __call__(self, latents: Tensor, update: bool) -> tuple[Tensor, Tensor, list[float]]:
-        """Quantised latents [B, D, F] with straight-through gradient, the commitment loss, and each codebook's perplexity."""
-        flat = latents.permute(0, 2, 1).reshape(-1, latents.shape[1])  # [B*F, D]
-        residual, total, commitment, perplexities = flat, torch.zeros_like(flat), flat.new_zeros(()), []
-        scale = flat.detach().var(0).mean().clamp(min=1e-6)
-        for book in self.books:
-            with torch.no_grad():
-                codes = book.quantize(residual)
-                chosen = book.embed[codes]
-                counts = torch.bincount(codes, minlength=book.codebook_size).float()
-                share = counts / counts.sum()
-                perplexities.append(float(torch.exp(-(share * (share + 1e-9).log()).sum())))
-                if update:
-                    self._update(book, residual.detach(), codes, counts)
-            commitment = commitment + (residual - chosen).pow(2).mean() / scale
-            residual = residual - chosen
-            total = total + chosen
-        passed = flat + (total - flat).detach()
-        return passed.reshape(latents.shape[0], -1, latents.shape[1]).permute(0, 2, 1), commitment, perplexities
-
-    def _update(self, book, vectors: Tensor, codes: Tensor, counts: Tensor) -> None:
-        sums = torch.zeros_like(book.embed).index_add_(0, codes, vectors)
-        book.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        book.embed_avg.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-        expected = len(vectors) / book.codebook_size
-        dead = book.cluster_size < 0.05 * expected
-        if dead.any():
-            picks = torch.randint(len(vectors), (int(dead.sum()),), generator=self.generator)
-            book.cluster_size[dead] = expected
-            book.embed_avg[dead] = vectors[picks] * expected
-        book.embed.copy_(book.embed_avg / book.cluster_size.clamp(min=1e-6)[:, None])
+def move_entries(book: Tensor, vectors: Tensor, codes: Tensor, generator: torch.Generator) -> None:
+    """Every entry to the mean of its vectors; one without any to a vector drawn at random."""
+    counts = torch.bincount(codes, minlength=len(book)).float()[:, None]
+    means = torch.zeros_like(book).index_add_(0, codes, vectors) / counts.clamp(min=1)
+    strays = vectors[torch.randint(len(vectors), (len(book),), generator=generator)]
+    book.copy_(torch.where(counts > 0, means, strays))
 
 
 def mel_filters(bands: int, size: int, sample_rate: int) -> Tensor:
@@ -121,7 +100,8 @@ def mel_filters(bands: int, size: int, sample_rate: int) -> Tensor:
 
 
 class SpectralLoss(nn.Module):
-    """Distance of two waveforms [B, N]: log-mel, linear magnitude and samples, each relative, over four resolutions."""
+    """Distance of two waveforms [B, N] over four resolutions: log-mel frame by frame, its mean and deviation over time in each band
+    (frames alone are matched best by a blur), linear magnitude and samples relative to the wanted ones."""
 
     scales = ((256, 32), (512, 64), (1024, 80), (2048, 128))
     floor = 1e-3
@@ -138,59 +118,40 @@ class SpectralLoss(nn.Module):
         return (parts.pow(2).sum(-1) + 1e-10).sqrt()  # [B, bins, frames]
 
     def forward(self, made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-        log_mel, linear = made.new_zeros(()), made.new_zeros(())
+        log_mel, moments, linear = (made.new_zeros(()) for _ in range(3))
         for size, _ in self.scales:
             filters = getattr(self, f"mel{size}")
             ours = self._spectrum(made, size)
+            ours_log = (filters @ ours + self.floor).log()
             with torch.no_grad():
                 target = self._spectrum(wanted, size)
                 target_log = (filters @ target + self.floor).log()
-            log_mel = log_mel + ((filters @ ours + self.floor).log() - target_log).abs().mean()
+            log_mel = log_mel + (ours_log - target_log).abs().mean()
+            moments = moments + (ours_log.mean(-1) - target_log.mean(-1)).abs().mean()
+            moments = moments + (ours_log.std(-1) - target_log.std(-1)).abs().mean()
             linear = linear + (ours - target).abs().sum() / target.sum()
         wave = (made - wanted).abs().sum() / wanted.abs().sum().clamp(min=1e-6)
         count = len(self.scales)
-        return {"mel": log_mel / count, "linear": linear / count, "wave": wave}
+        return {"mel": log_mel / count, "moments": moments / count, "linear": linear / count, "wave": wave}
 
 
 def total_loss(parts: dict[str, Tensor]) -> Tensor:
-    return parts["mel"] + 0.5 * parts["linear"] + 0.2 * parts["wave"]
-
-
-def crops(audio: np.ndarray, available: int, settings: Settings, rng: np.random.Generator) -> Tensor:
-    """A batch [B, 1, crop] of random crops with a random gain; near-silent ones are drawn again."""
-    batch = []
-    while len(batch) < settings.codec_batch:
-        clip, start = int(rng.integers(available)), int(rng.integers(settings.samples - settings.codec_crop + 1))
-        crop = audio[clip, start : start + settings.codec_crop].astype(np.float32) / 32768
-        if np.abs(crop).max() > 0.01:
-            batch.append(crop * 10 ** (rng.uniform(-6, 3) / 20))
-    return torch.from_numpy(np.stack(batch).astype(np.float32))[:, None]
-
-
-@torch.no_grad()
-def start(codec: EncodecModel, quantiser: Quantiser, audio: np.ndarray, available: int, settings: Settings, rng) -> None:
-    """The linear start of the networks, then k-means codebooks on the latents that it gives."""
-    rows = np.sort(rng.choice(available, min(available, 200), replace=False))
-    start_linear(codec, audio[rows].astype(np.float32) / 32768, rng)
-    latents = [codec.encoder(crops(audio, available, settings, rng).to(settings.device)) for _ in range(100)]
-    quantiser.start(torch.cat([one.permute(0, 2, 1).reshape(-1, one.shape[1]) for one in latents]))
+    return parts["mel"] + 0.5 * parts["moments"] + 0.3 * parts["linear"] + 0.1 * parts["wave"]
 
 
 def load_codec(settings: Settings) -> EncodecModel:
-    """The codec as trained so far, in evaluation mode; with the decoder that was trained further, where that one measures better."""
+    """The codec as it is so far, in evaluation mode: with the trained decoder, where that one measures better than the linear one."""
     folder = settings.work / "codec"
     codec = EncodecModel(codec_config(settings))
-    codec.load_state_dict(torch.load(folder / "state.pt", map_location="cpu", weights_only=False)["model"])
+    codec.load_state_dict(torch.load(folder / "start.pt", map_location="cpu", weights_only=False))
     if measured(folder / "decoder.validation.json") < measured(folder / "validation.json"):
         codec.decoder.load_state_dict(load_decoder(folder))
     return codec.eval()
 
 
 def load_decoder(folder: Path) -> dict[str, Tensor]:
-    """The weights of the decoder that was trained further: their average over steps, where it was kept."""
-    state = torch.load(folder / "decoder.pt", map_location="cpu", weights_only=False)
-    found = {name.removeprefix("decoder."): value for name, value in state["model"].items() if name.startswith("decoder.")}
-    return {**found, **state.get("average", {})}
+    """The trained decoder's weights: their average over steps."""
+    return torch.load(folder / "decoder.pt", map_location="cpu", weights_only=False)["average"]
 
 
 def measured(path: Path) -> float:
@@ -198,59 +159,34 @@ def measured(path: Path) -> float:
     return float(total_loss(json.loads(path.read_text()))) if path.exists() else float("inf")
 
 
+@torch.no_grad()
 def run(settings: Settings) -> None:
+    """Sets encoder, codebooks and the decoder's start, once. The decoder is trained by `decoder.py`."""
     folder = settings.work / "codec"
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "start.pt").exists():
+        return
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    codec = EncodecModel(codec_config(settings)).to(settings.device)
-    losses = SpectralLoss(settings.sample_rate).to(settings.device)
-    optimizer = torch.optim.AdamW(codec.parameters(), lr=settings.codec_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    rng = np.random.default_rng((settings.seed, 11))
-    quantiser = Quantiser(codec, torch.Generator().manual_seed(settings.seed))
-    state = load_state(folder / "state.pt", model=codec, optimizer=optimizer, rng=rng)
-    step, clock = state["step"], Clock(state["seconds"])
-    audio, log = open_audio("train", settings), Log(folder / "log.jsonl", state["step"])
-    available = len(read_labels("train", settings))
-    held = open_audio("heldout", settings) if (settings.work / "data" / "heldout.jsonl").exists() else None
-    budget, saved = settings.codec_minutes * 60, time.monotonic()
-    if clock.seconds() < budget:
-        for name in ("decoder.pt", "decoder.validation.json"):
-            (folder / name).unlink(missing_ok=True)  # they belong to the codes of the codec as it was
-    if step == 0:
-        start(codec, quantiser, audio, available, settings, rng)
-    codec.train()
-    while clock.seconds() < budget:
-        rate = settings.codec_rate * warm_hold_decay(step, clock.seconds() / budget)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        wanted = crops(audio, available, settings, rng).to(settings.device)
-        passed, commitment, perplexities = quantiser(codec.encoder(wanted), update=True)
-        parts = losses(codec.decoder(passed)[:, 0], wanted[:, 0])
-        loss = total_loss(parts) + 0.1 * commitment
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(codec.parameters(), 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-        step += 1
-        log.add(step, loss=loss, commitment=commitment, norm=norm, **parts)
-        if step % 50 == 0:
-            log.write(step, clock.seconds(), rate=rate, perplexities=[round(p) for p in perplexities])
-        if time.monotonic() - saved > SAVE_SECONDS or clock.seconds() >= budget:
-            save_state(folder / "state.pt", step, clock.seconds(), model=codec, optimizer=optimizer, rng=rng)
-            saved = time.monotonic()
-            if held is not None:
-                write_json(folder / "validation.json", {"step": step, **validate(codec, held, losses, settings)})
-    if clock.seconds() > state["seconds"]:
-        save_state(folder / "state.pt", step, clock.seconds(), model=codec, optimizer=optimizer, rng=rng)
+    rng, generator = np.random.default_rng((settings.seed, 11)), torch.Generator().manual_seed(settings.seed)
+    codec = EncodecModel(codec_config(settings)).eval()
+    audio = open_audio("train", settings)
+    rows = np.sort(rng.choice(len(read_labels("train", settings)), min(settings.codec_clips, len(audio)), replace=False))
+    start_linear(codec, audio[rows].astype(np.float32) / 32768, rng)
+    latents = [codec.encoder(torch.from_numpy(audio[row].astype(np.float32) / 32768)[None, None])[0].T for row in rows]
+    errors = fit_codebooks(torch.cat(latents), [layer.codebook.embed for layer in codec.quantizer.layers], generator)
+    torch.save(codec.state_dict(), folder / "start.pt")
+    losses = SpectralLoss(settings.sample_rate)
+    report = {**validate(codec, open_audio("heldout", settings), losses, settings), "errors": [round(error, 4) for error in errors]}
+    write_json(folder / "validation.json", report)
+    print(report, flush=True)
 
 
 @torch.no_grad()
 def validate(codec: EncodecModel, held: np.ndarray, losses: SpectralLoss, settings: Settings) -> dict[str, float]:
-    """Losses on two-second pieces of 12 held-out clips, through the real quantiser."""
+    """Losses on two-second pieces of 24 held-out clips, through the real quantiser."""
     codec.eval()
-    rows = np.linspace(0, len(held) - 1, 12).astype(int)
+    rows = np.linspace(0, len(held) - 1, 24).astype(int)
     wanted = torch.from_numpy(held[rows, 32000:96000].astype(np.float32) / 32768)[:, None].to(settings.device)
     codes = codec.quantizer.encode(codec.encoder(wanted))
     parts = losses(codec.decoder(codec.quantizer.decode(codes))[:, 0], wanted[:, 0])

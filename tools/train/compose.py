@@ -41,6 +41,7 @@ CHORDS = {
     "m7b5": (0, 3, 6, 10),
 }
 LOWEST, HIGHEST = 60, 83
+FRAME_RATE = 50  # frames of the codec in a second
 DRUM_CHANNEL = 9
 KICK, SNARE, CLAP, CLOSED_HAT, PEDAL_HAT, OPEN_HAT, CRASH, RIDE, RIM = 36, 38, 39, 42, 44, 46, 49, 51, 37
 
@@ -187,10 +188,14 @@ STYLES = {
 
 
 class Writer:
-    """Collects notes given in beats and turns them into seconds, with swing and a human touch."""
+    """Collects notes given in beats and turns them into seconds, with swing; with a human touch, or on the grid of codec frames.
 
-    def __init__(self, rng: np.random.Generator, tempo: int, swing: bool, seconds: float):
-        self.rng, self.beat, self.swing, self.seconds = rng, 60.0 / tempo, swing, seconds
+    On the grid every note begins with a frame and at its written loudness, so that the same note by the same instrument is the
+    same sequence of frames whenever it is played: far less for a small codec, and a small language model, to learn.
+    """
+
+    def __init__(self, rng: np.random.Generator, tempo: int, swing: bool, seconds: float, grid: bool):
+        self.rng, self.beat, self.swing, self.seconds, self.grid = rng, 60.0 / tempo, swing, seconds, grid
         self.piece = Piece()
 
     def program(self, channel: int, program: int, volume: int, bank: int = 0) -> None:
@@ -203,12 +208,14 @@ class Writer:
         return (whole + part) * self.beat
 
     def note(self, channel: int, start: float, length: float, pitch: int, velocity: int) -> None:
-        begin = self.when(start) + (0 if start == 0 else self.rng.uniform(0, 0.008))
-        if begin >= self.seconds - 0.05:
-            return
-        end = max(self.when(start + length), begin + 0.05)
-        loudness = int(np.clip(velocity + self.rng.integers(-6, 7), 1, 127))
-        self.piece.notes.append(Note(begin, end - begin, channel, int(pitch), loudness))
+        begin, end = self.when(start), self.when(start + length)
+        if self.grid:
+            begin, end, loudness = round(begin * FRAME_RATE) / FRAME_RATE, round(end * FRAME_RATE) / FRAME_RATE, velocity
+        else:
+            begin += 0 if start == 0 else self.rng.uniform(0, 0.008)
+            loudness = int(np.clip(velocity + self.rng.integers(-6, 7), 1, 127))
+        if begin < self.seconds - 0.05:
+            self.piece.notes.append(Note(begin, max(end - begin, 0.06 if self.grid else 0.05), channel, int(pitch), loudness))
 
 
 def _choose(rng: np.random.Generator, options):
@@ -357,7 +364,7 @@ def _jazz(rng, w: Writer, tonic: int, chords, beats: int) -> None:
 ACCOMPANIMENTS = {"classical": _classical, "electronic": _electronic, "rock": _rock, "jazz": _jazz}
 
 
-def compose(seed: tuple[int, ...], genre: str, instrument: str, kind: str, seconds: float) -> Piece:
+def compose(seed: tuple[int, ...], genre: str, instrument: str, kind: str, seconds: float, grid: bool = True) -> Piece:
     """A piece of `seconds` seconds. The same seed with another lead instrument gives the same notes.
 
     `kind` is "solo" (the lead alone; `genre` then only flavours its rhythm and harmony) or "band".
@@ -374,7 +381,7 @@ def compose(seed: tuple[int, ...], genre: str, instrument: str, kind: str, secon
     progression = _choose(rng, style.progressions[mode])
     chords = [progression[bar % len(progression)] for bar in range(bars)]
     melody = _melody(rng, style, tonic, mode, chords, bars, center)
-    w = Writer(np.random.default_rng((*seed, 1)), tempo, style.swing, seconds)
+    w = Writer(np.random.default_rng((*seed, 1)), tempo, style.swing, seconds, grid)
     w.program(0, INSTRUMENTS[instrument], 112)
     for bar, beat, length, pitch in melody:
         w.note(0, bar * beats + beat, length * 0.95, pitch, 100)

@@ -1,4 +1,4 @@
-"""Goes on training the codec's decoder alone. Encoder and codebooks stay, so that the codes, and the language model, stay valid."""
+"""Trains the codec's decoder, from its linear start, on the codes. Encoder and codebooks stay, so that the codes stay valid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from .codec import SpectralLoss, codec_config, load_codec, load_decoder, total_loss, validate
 from .encode import encoded, open_codes
-from .render import open_audio
+from .render import open_audio, read_labels
 from .settings import Settings, write_json
 from .training import Average, Clock, Log, load_state, save_state, warm_hold_decay
 
@@ -32,6 +32,7 @@ def run(settings: Settings) -> None:
     average = Average(codec.decoder, folder / "decoder.pt")
     step, clock, log = state["step"], Clock(state["seconds"]), Log(folder / "decoder.jsonl", state["step"])
     audio, codes, held = open_audio("train", settings), open_codes("train", settings), open_audio("heldout", settings)
+    kinds = [[index for index, row in enumerate(read_labels("train", settings)) if row["kind"] == kind] for kind in ("solo", "band")]
     budget, saved, frames = settings.decoder_minutes * 60, time.monotonic(), settings.codec_crop // 640 + 2 * CONTEXT
     codec.train()
     while clock.seconds() < budget:
@@ -40,7 +41,10 @@ def run(settings: Settings) -> None:
         wanted, chosen = [], []
         available = encoded("train", settings)
         while len(wanted) < settings.codec_batch:
-            clip, start = int(rng.integers(available)), int(rng.integers(settings.frames - frames + 1))
+            # Rather a solo clip than a band: what sounds alone has to sound right.
+            clip, start = int(rng.choice(kinds[int(rng.random() > 0.6)])), int(rng.integers(settings.frames - frames + 1))
+            if clip >= available:
+                continue
             piece = audio[clip, (start + CONTEXT) * 640 : (start + frames - CONTEXT) * 640]
             if np.abs(piece).max() > 330:
                 wanted.append(piece.astype(np.float32) / 32768)

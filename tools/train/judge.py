@@ -41,6 +41,11 @@ DEFINITION = {
     ],
     "classes": {"instrument": list(INSTRUMENTS), "genre": list(GENRES)},
 }
+LICENCE = (
+    "The weights are statistics learnt from music of our own composition, rendered with the sound fonts TimGM6mb (GPL-2) and "
+    "sf_GMbank (public domain). They hold no sample of either font, and no sound can be got back from them; they are given under the "
+    "licence of this repository. Whoever wants none of TimGM6mb's influence can train them again on other fonts with tools/train."
+)
 TASKS = {"instrument": ("solo", tuple(INSTRUMENTS)), "genre": ("band", GENRES)}
 
 
@@ -184,5 +189,22 @@ def run(settings: Settings) -> None:
         }
         tensors.update({f"{task}.{name}": value.contiguous() for name, value in model.state_dict().items()})
     save_file(tensors, folder / "judge.safetensors")
-    write_json(folder / "judge.json", {**DEFINITION, "accuracy": report})
+    write_json(folder / "judge.json", {**DEFINITION, "licence": LICENCE, "accuracy": report})
+    write_golden(folder)
     print(report)
+
+
+@torch.no_grad()
+def write_golden(folder) -> None:
+    """Three half-second signals with their features and logits, for implementations in other languages to be held against."""
+    judge, rng, time = Judge(folder), np.random.default_rng(5), np.arange(16384) / DEFINITION["sample_rate"]
+    pluck = sum(np.sin(2 * np.pi * 220 * k * time) * np.exp(-time * 4 * k) / k for k in range(1, 9)) * 0.2
+    pulses = rng.standard_normal(len(time)) * np.exp(-40 * (time % 0.125)) * 0.3
+    glide = np.sign(np.sin(2 * np.pi * (300 * time + 600 * time**2))) * 0.05 + 0.002 * rng.standard_normal(len(time))
+    tensors = {}
+    for name, signal in (("pluck", pluck), ("pulses", pulses), ("glide", glide)):
+        features = judge.compute(signal.astype(np.float32))
+        tensors[f"{name}.signal"], tensors[f"{name}.features"] = torch.from_numpy(signal.astype(np.float32)), features
+        for task, model in judge.models.items():
+            tensors[f"{name}.{task}"] = model(features[None])[0]
+    save_file(tensors, folder / "golden.safetensors")

@@ -17,6 +17,7 @@ from .settings import Settings, write_json
 # Every split has its own number, so that no two splits share a melody.
 SPLITS = {"train": 0, "heldout": 1, "judge": 2, "judge2": 3}
 CHUNK = 64
+LOUDNESS_STEP = 4.0  # dB
 
 
 class Synth:
@@ -43,7 +44,7 @@ class Synth:
             raise SystemExit(f"FluidSynth could not load {font}")
 
     def render(self, piece: Piece, seconds: float) -> np.ndarray:
-        """Mono float32 samples of the piece at a fixed loudness, cut at `seconds` with a 20 ms fade."""
+        """Mono float32 samples of the piece, cut at `seconds` with a 20 ms fade. The loudness is even to half of `LOUDNESS_STEP` dB."""
         lib, synth = self.lib, self.synth
         lib.fluid_synth_system_reset(synth)
         for channel, (bank, program, volume) in piece.programs.items():
@@ -52,8 +53,8 @@ class Synth:
             lib.fluid_synth_cc(synth, channel, 7, volume)
         events = []
         for note in piece.notes:
-            events.append((int(note.start * self.sample_rate), 1, note))
-            events.append((int((note.start + note.length) * self.sample_rate), 0, note))
+            events.append((round(note.start * self.sample_rate), 1, note))
+            events.append((round((note.start + note.length) * self.sample_rate), 0, note))
         total = int(seconds * self.sample_rate)
         stereo = np.zeros((2, total), np.float32)
         now = 0
@@ -69,7 +70,9 @@ class Synth:
         self._write(stereo, now, total)
         mono = stereo.mean(axis=0)
         level = float(np.sqrt(np.mean(mono**2))) + 1e-9
-        mono *= min(0.1 / level, 0.9 / (float(np.abs(mono).max()) + 1e-9))
+        # In steps: the codec then meets each note at few levels, not at one for every clip.
+        gain = 10 ** (LOUDNESS_STEP * round(20 * np.log10(0.1 / level) / LOUDNESS_STEP) / 20)
+        mono *= min(gain, 0.95 / (float(np.abs(mono).max()) + 1e-9))
         fade = int(0.02 * self.sample_rate)
         mono[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
         return mono
@@ -164,8 +167,9 @@ def render_split(split: str, settings: Settings) -> None:
         rows = []
         for index in range(start, min(start + CHUNK, len(clips))):
             clip = clips[index]
-            piece = compose(tuple(clip["seed"]), clip["genre"], clip["instrument"], clip["kind"], settings.seconds)
-            if split.startswith("judge"):
+            strange = split.startswith("judge")
+            piece = compose(tuple(clip["seed"]), clip["genre"], clip["instrument"], clip["kind"], settings.seconds, grid=not strange)
+            if strange:
                 rng = np.random.default_rng((*clip["seed"], index, 4))
                 synth.reverb(bool(rng.random() < 0.5))
                 sound = equalised(synth.render(varied(piece, rng), settings.seconds), rng)

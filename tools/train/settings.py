@@ -28,12 +28,11 @@ class Settings:
     codec_filters: int = 16
     codec_hidden: int = 96
     codebook_size: int = 1024
+    codec_clips: int = 600  # that the encoder and the codebooks are computed from
     codec_batch: int = 4
-    codec_crop: int = 12800
-    codec_rate: float = 2e-4
-    codec_minutes: float = 60.0
+    codec_crop: int = 16000
     decoder_minutes: float = 60.0
-    decoder_rate: float = 8e-5
+    decoder_rate: float = 3e-4
     # Language model.
     vocab: int = 1000
     text_width: int = 96  # must differ from width: with equal widths the projection between them is left out

@@ -12,7 +12,7 @@ import torch
 from transformers import EncodecModel
 
 from .captions import captions
-from .codec import Quantiser, codec_config
+from .codec import codec_config, fit_codebooks
 from .compose import GENRES, HIGHEST, INSTRUMENTS, LOWEST, compose
 from .evaluate import chroma_similarity, faults
 from .judge import COUNT, Features
@@ -37,6 +37,7 @@ class Composing(unittest.TestCase):
         for genre in GENRES:
             pieces = [compose((7, 0), genre, name, "solo", 8.0) for name in INSTRUMENTS]
             self.assertEqual(len({tuple(p.notes) for p in pieces}), 1)
+            self.assertTrue(all(abs(note.start * 50 - round(note.start * 50)) < 1e-9 for note in pieces[0].notes))
             for note in pieces[0].notes:
                 self.assertTrue(LOWEST <= note.pitch <= HIGHEST and note.start < 8)
 
@@ -74,13 +75,21 @@ class Codec(unittest.TestCase):
         self.assertGreater(float(torch.corrcoef(torch.stack([made, sound]))[0, 1]), 0.8)
 
     @torch.no_grad()
-    def test_training_quantises_as_transformers_does(self):
+    def test_the_encoder_survives_float16(self):
+        sound = torch.from_numpy(tone((330, 440)))[None, None]
+        exact = self.codec.encoder(sound)
+        for parameter in self.codec.encoder.parameters():
+            parameter.copy_(parameter.half())
+        self.assertTrue(torch.equal(self.codec.encoder(sound), exact))
+
+    @torch.no_grad()
+    def test_codebooks_leave_less_and_less_and_transformers_uses_them_alike(self):
         latents = self.codec.encoder(torch.from_numpy(self.audio)[:, None])
-        quantiser = Quantiser(self.codec, torch.Generator().manual_seed(0))
-        quantiser.start(latents.permute(0, 2, 1).reshape(-1, latents.shape[1]))
-        passed, _, _ = quantiser(latents, update=False)
-        theirs = self.codec.quantizer.decode(self.codec.quantizer.encode(latents))
-        self.assertLess(float((passed - theirs).abs().max()), 1e-4)
+        vectors = latents.permute(0, 2, 1).reshape(-1, latents.shape[1])
+        errors = fit_codebooks(vectors, [layer.codebook.embed for layer in self.codec.quantizer.layers], torch.Generator().manual_seed(0))
+        self.assertTrue(all(later < earlier for earlier, later in zip(errors[:3], errors[1:4])))
+        kept = self.codec.quantizer.decode(self.codec.quantizer.encode(latents))
+        self.assertLess(float((kept - latents).pow(2).sum() / latents.pow(2).sum()), errors[3] * 1.05)
 
 
 class LanguageModelParts(unittest.TestCase):
