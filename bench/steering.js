@@ -1,6 +1,9 @@
 // What steering costs a generation step: `node bench/steering.js [--model DIR | --shape tiny|musicgen-small] [--backend NAME]
-// [--steps N] [--rounds N]`. Prints one JSON object. Plain and steered generations take turns, so that a slow spell of the machine hits
-// both, and the quickest steps are compared. Needs `npm run build`.
+// [--steps N] [--rounds N]`. Prints one JSON object. Needs `npm run build`.
+//
+// A plain and a steered generation run at once, so that their steps take turns: each steered step is compared with the
+// plain ones before and after it, which a slow spell of the machine hits alike. What is reported is the median of these
+// differences, with the range that holds it in 95 of 100 repetitions (by the ranks of the binomial distribution).
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,8 +20,8 @@ const { values: options } = parseArgs({
     model: { type: "string" },
     shape: { type: "string", default: "tiny" },
     backend: { type: "string" },
-    steps: { type: "string", default: "24" },
-    rounds: { type: "string", default: "5" },
+    steps: { type: "string", default: "100" },
+    rounds: { type: "string", default: "1" },
   },
 });
 
@@ -71,14 +74,14 @@ try {
   const cases = [
     ["convex at every residual", residuals, { operator: "convex" }],
     ["add at every residual", residuals, { operator: "add", unit: "unit" }],
+    ["convex at every residual, on a ramp", residuals, { operator: "convex", ramp: { from: 0.5, to: 1 } }],
     ["clamp at every residual", residuals, { operator: "clamp", target: 0 }],
     ["convex at one residual", residuals.slice(-1), { operator: "convex" }],
     ["add at every head", perHead, { operator: "add", unit: "unit" }],
     ["convex at every residual, every 25th step", residuals, { operator: "convex", every: 25 }],
   ];
 
-  // Steering with a watch: how long each step spends in its hooks. Unlike the difference of two step times, which a busy
-  // machine drowns in noise, this leaves out only what a replaced activation costs outside of the hook.
+  // Steering with a watch: how long each step spends in its hooks.
   const timed = (steering, perStep) => ({
     ...steering,
     begin: (run) => {
@@ -93,24 +96,30 @@ try {
     },
   });
 
-  const stepTimes = async (steering) => {
-    const times = [];
-    let last;
-    await model.generate({
-      text: "90s rock song with loud guitars and heavy drums",
-      frames: Number(options.steps),
-      seed: 1,
-      steering,
-      onProgress: ({ stage }) => {
-        const now = performance.now();
-        if (stage === "tokens" && last !== undefined) times.push(now - last);
-        if (stage === "tokens") last = now;
-      },
-    });
-    return Math.min(...times.slice(2)); // the first steps still fill caches; the quickest one was disturbed least
+  /** Step times of a plain and a steered generation that take turns. */
+  const takeTurns = async (steering) => {
+    let last = performance.now();
+    const generate = async (steered) => {
+      const times = [];
+      await model.generate({
+        text: "90s rock song with loud guitars and heavy drums",
+        frames: Number(options.steps),
+        seed: 1,
+        ...(steered ? { steering } : {}),
+        onProgress: ({ stage }) => {
+          if (stage !== "tokens") return;
+          const now = performance.now();
+          times.push(now - last);
+          last = performance.now();
+        },
+      });
+      return times;
+    };
+    const [plain, steered] = await Promise.all([generate(false), generate(true)]);
+    return { plain, steered };
   };
 
-  await stepTimes(undefined);
+  const WARM_UP = 4; // the first steps fill caches
   const results = [];
   for (const [name, sites, operator] of cases) {
     const shape = sites[0].endsWith("hook_z") ? [heads, headWidth] : [width];
@@ -120,34 +129,33 @@ try {
       { vectors: { bench: "bench" }, segments: [{ steer: [{ ...one, ...operator, sites }] }] },
       vectors,
     );
-    const pairs = [];
+    const all = { plain: [], added: [], inHooks: [] };
     for (let number = 0; number < Number(options.rounds); number++) {
-      const plain = await stepTimes(undefined);
       const inHooks = [];
-      const steered = await stepTimes(timed(steering, inHooks));
-      pairs.push({ plain, steered, inHooks: median(inHooks.slice(3)) });
+      const { plain, steered } = await takeTurns(timed(steering, inHooks));
+      all.plain.push(...plain.slice(WARM_UP));
+      all.inHooks.push(...inHooks.slice(WARM_UP));
+      for (let step = WARM_UP; step + 1 < plain.length; step++)
+        all.added.push(steered[step] - (plain[step] + plain[step + 1]) / 2);
     }
-    const plain = Math.min(...pairs.map((pair) => pair.plain));
-    const steered = Math.min(...pairs.map((pair) => pair.steered));
+    const plainMs = median(all.plain);
+    const added = sorted(all.added);
+    const half = 0.98 * Math.sqrt(added.length); // 1.96 · √(n / 4) ranks from the middle
+    const rank = (offset) => added[Math.min(added.length - 1, Math.max(0, Math.round(added.length / 2 + offset)))];
+    const percent = (ms) => round((100 * ms) / plainMs, 2);
     results.push({
       name,
       sites: sites.length,
-      plainMs: round(plain),
-      steeredMs: round(steered),
-      addedMs: round(steered - plain),
-      addedPercent: round(100 * (steered / plain - 1), 2),
-      inHooksMs: round(Math.min(...pairs.map((pair) => pair.inHooks))),
-      inHooksPercent: round((100 * Math.min(...pairs.map((pair) => pair.inHooks))) / plain, 2),
-      medianOfRounds: {
-        plainMs: round(median(pairs.map((pair) => pair.plain))),
-        steeredMs: round(median(pairs.map((pair) => pair.steered))),
-      },
+      steps: added.length,
+      plainMs: round(plainMs),
+      addedMs: round(median(added)),
+      addedPercent: percent(median(added)),
+      addedPercent95: [percent(rank(-half)), percent(rank(half))],
+      inHooksMs: round(median(all.inHooks)),
     });
   }
   const shape = options.model ? undefined : options.shape;
-  console.log(
-    JSON.stringify({ backend: model.backend, shape, layers, width, steps: Number(options.steps), results }, null, 2),
-  );
+  console.log(JSON.stringify({ backend: model.backend, shape, layers, width, results }, null, 2));
   await model.dispose();
 } finally {
   await rm(folder, { recursive: true, force: true });

@@ -18,5 +18,6 @@ extern const Binding kWeightBindings[];     // weights and linear layers
 extern const Binding kArithmeticBindings[]; // elementwise, reductions, products, convolution, LSTM
 extern const Binding kLayoutBindings[];     // copies, lookup, sorting
 extern const Binding kAttentionBindings[];  // key-value stores and attention
+extern const Binding kSteeringBindings[];   // moving activations along directions
 
 }  // namespace tonearm

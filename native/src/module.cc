@@ -46,7 +46,8 @@ void registerAll(napi_env env, napi_value exports, const Binding* bindings) {
 NAPI_MODULE_INIT() {
   using namespace tonearm;
   for (const Binding* bindings :
-       {kRuntimeBindings, kWeightBindings, kArithmeticBindings, kLayoutBindings, kAttentionBindings})
+       {kRuntimeBindings, kWeightBindings, kArithmeticBindings, kLayoutBindings, kAttentionBindings,
+        kSteeringBindings})
     registerAll(env, exports, bindings);
   return exports;
 }

@@ -1,34 +1,26 @@
 import * as tf from "@tensorflow/tfjs-core";
 
-import { addStep, clampStep, convexStep, replaceStep, restoreNorm } from "./operators.js";
-import type { PlannedDirection, PlannedSite, PlannedStep } from "./plan.js";
+import { disposeTree } from "../runtime/owner.js";
+import {
+  composedStep,
+  fusedStep,
+  hasFusedStep,
+  makePush,
+  type Push,
+  type Step,
+  type StepOperator,
+} from "./operators.js";
+import type { PlannedSite, PlannedStep } from "./plan.js";
+import type { StepStrengths, StrengthTensors } from "./strengths.js";
 
 /**
- * The steps of one site in one run. What a step needs beside the activation is made on the host, once for each change of
- * its strengths: a constant strength costs a generation step nothing but the operator itself.
+ * The steps of one site in one run. What a step needs beside the activation and its strengths is made once; strengths come
+ * as one small tensor that all sites share.
  */
-
-/** The strengths of one direction in one pass, for each row and position: [R · T]. Undefined: all 0. */
-export type Strengths = Float32Array | undefined;
-
-/** The tensors of one step, for the strengths they were made for. */
-interface Prepared {
-  readonly key: readonly Strengths[];
-  readonly rows: number;
-  readonly tensors: StepTensors;
-}
-
-interface StepTensors {
-  readonly push: tf.Tensor; // of the activation's shape
-  readonly keep: tf.Tensor | undefined; // [R, T, 1] or [R, T, H, 1]
-  readonly along: tf.Tensor | undefined; // [1, 1, W] or [1, 1, H, W]
-  readonly goal: tf.Tensor | undefined; // of the activation's shape
-}
-
-/** A site at work in one run. */
 export class SiteSteps {
   readonly #site: PlannedSite;
-  readonly #prepared = new Map<PlannedStep, Prepared>();
+  readonly #steps = new Map<PlannedStep, { readonly step: Step; readonly interventions: readonly number[] }>();
+  readonly #pushes = new Map<PlannedStep, { readonly of: tf.Tensor2D; readonly push: Push }>();
 
   constructor(site: PlannedSite) {
     this.#site = site;
@@ -38,16 +30,18 @@ export class SiteSteps {
    * Moves an activation.
    *
    * @param value [R, T, D] or [R, T, H, Dh], stays the network's
-   * @param strengthsOf the strengths of a direction's intervention here and now
+   * @param strengths of this site here and now
    * @returns a tensor of the same shape that is the caller's, or undefined where all strengths are 0.
    */
-  apply(value: tf.Tensor, strengthsOf: (direction: PlannedDirection) => Strengths): tf.Tensor | undefined {
+  apply(value: tf.Tensor, strengths: StrengthTensors): tf.Tensor | undefined {
+    const [rows = 0, positions = 0] = value.shape;
     let current: tf.Tensor | undefined;
-    for (const step of this.#site.steps) {
-      const strengths = step.directions.map(strengthsOf);
-      if (strengths.every((one) => one === undefined)) continue;
-      const before = current ?? value;
-      const moved = this.#applyStep(step, before, strengths);
+    for (const planned of this.#site.steps) {
+      const { step, interventions } = this.#stepOf(planned);
+      const given = strengths.of(interventions, this.#site.number, rows * positions);
+      if (given === undefined) continue;
+      const moved = this.#move(planned, current ?? value, step, given);
+      if (!given.shared) given.tensor.dispose();
       current?.dispose();
       current = moved;
     }
@@ -56,97 +50,70 @@ export class SiteSteps {
 
   /** Frees the tensors kept from pass to pass. */
   dispose(): void {
-    this.#prepared.forEach(({ tensors }) => disposeTensors(tensors));
-    this.#prepared.clear();
+    this.#steps.forEach(({ step }) => disposeTree(step));
+    this.#pushes.forEach(({ push }) => disposeTree(push));
+    this.#steps.clear();
+    this.#pushes.clear();
   }
 
-  #applyStep(step: PlannedStep, h: tf.Tensor, strengths: readonly Strengths[]): tf.Tensor {
-    const single = h.shape[1] === 1;
-    const tensors = single ? this.#prepare(step, h, strengths) : makeTensors(this.#site, step, h, strengths);
+  #move(planned: PlannedStep, h: tf.Tensor, step: Step, { tensor, shared }: StepStrengths): tf.Tensor {
+    if (hasFusedStep()) return fusedStep(h, step, tensor);
+    if (shared && h.shape[1] === 1) return composedStep(h, step, this.#keptPush(planned, h, step, tensor));
+    const push = makePush(h.shape, step, tensor); // as large as the activation, for a pass that comes once
     try {
-      const moved = runStep(step, h, tensors);
-      if (!step.restoreNorm) return moved;
-      const restored = restoreNorm(h, moved);
-      moved.dispose();
-      return restored;
+      return composedStep(h, step, push);
     } finally {
-      if (!single) disposeTensors(tensors); // a long pass comes once; its tensors are as large as the activation
+      disposeTree(push);
     }
   }
 
-  #prepare(step: PlannedStep, h: tf.Tensor, strengths: readonly Strengths[]): StepTensors {
-    const known = this.#prepared.get(step);
-    const rows = h.shape[0];
-    if (known?.rows === rows && known.key.every((one, index) => isEqual(one, strengths[index]))) return known.tensors;
-    if (known) disposeTensors(known.tensors);
-    const tensors = makeTensors(this.#site, step, h, strengths);
-    this.#prepared.set(step, { key: strengths, rows, tensors });
-    return tensors;
+  #stepOf(planned: PlannedStep): { readonly step: Step; readonly interventions: readonly number[] } {
+    const known = this.#steps.get(planned);
+    if (known) return known;
+    const interventions = planned.directions.map(({ intervention }) => intervention);
+    const made = { step: makeStep(this.#site, planned), interventions };
+    this.#steps.set(planned, made);
+    return made;
+  }
+
+  /** The push of strengths, for as long as they are the same tensor. */
+  #keptPush(planned: PlannedStep, h: tf.Tensor, step: Step, strengths: tf.Tensor2D): Push {
+    const known = this.#pushes.get(planned);
+    if (known?.of === strengths) return known.push;
+    disposeTree(known?.push);
+    const push = makePush(h.shape, step, strengths);
+    this.#pushes.set(planned, { of: strengths, push });
+    return push;
   }
 }
 
-function runStep({ operator }: PlannedStep, h: tf.Tensor, { push, keep, along, goal }: StepTensors): tf.Tensor {
-  if (along && goal) return clampStep(h, along, push, goal);
-  if (!keep) return addStep(h, push);
-  return operator === "replace" ? replaceStep(h, keep, push) : convexStep(h, keep, push);
-}
-
-/** Everything that an operator takes beside the activation. */
-function makeTensors(
-  { units, hasHeads }: PlannedSite,
-  { operator, directions }: PlannedStep,
-  { shape }: tf.Tensor,
-  strengths: readonly Strengths[],
-): StepTensors {
-  const [rows = 0, positions = 0, ...features] = shape;
-  const places = rows * positions;
-  const perPlace = features.reduce((product, size) => product * size, 1); // U · W
-  const width = perPlace / units;
-  const push = new Float32Array(places * perPlace);
-  const total = new Float32Array(places * units); // Σ |strength · weight|
-  const clamps = operator === "clamp" || operator === "ablate";
-  const goal = clamps ? new Float32Array(push.length) : undefined;
-  directions.forEach(({ step, weights, goals }, number) => {
-    const strength = strengths[number];
-    if (!strength) return;
-    for (let place = 0; place < places; place++) {
-      const s = strength[place] ?? 0;
-      if (s === 0) continue;
-      for (let unit = 0; unit < units; unit++) {
-        const weight = weights[unit] ?? 0;
-        if (weight === 0) continue;
-        const start = place * perPlace + unit * width;
-        const target = goals[unit] ?? 0;
-        for (let index = 0; index < width; index++) {
-          const pushed = s * (step[unit * width + index] ?? NaN);
-          push[start + index] = (push[start + index] ?? 0) + pushed;
-          if (goal) goal[start + index] = (goal[start + index] ?? 0) + target * pushed;
-        }
-        total[place * units + unit] = (total[place * units + unit] ?? 0) + Math.abs(s * weight);
-      }
-    }
-  });
-  const keep = operator === "convex" || operator === "replace" ? total.map(keepOf(operator)) : undefined;
-  if (operator === "convex")
-    push.forEach((value, index) => (push[index] = value * (keep?.[Math.floor(index / width)] ?? 1)));
-  const [along] = clamps ? directions.map((direction) => direction.along) : [];
+function makeStep({ units }: PlannedSite, { operator, restoreNorm, directions }: PlannedStep): Step {
+  const count = directions.length;
+  const [first] = directions;
+  const width = (first?.step.length ?? 0) / units;
+  const kind = stepOperator(operator);
   return {
-    push: tf.tensor(push, shape),
-    keep: keep && tf.tensor(keep, hasHeads ? [rows, positions, units, 1] : [rows, positions, 1]),
-    along: along && tf.tensor(along, [1, 1, ...features]),
-    goal: goal && tf.tensor(goal, shape),
+    operator: kind,
+    restoreNorm,
+    steps: tf.tensor3d(joined(directions.map(({ step }) => step)), [count, units, width]),
+    weights: tf.tensor2d(joined(directions.map(({ weights }) => weights)), [count, units]),
+    along: kind === "clamp" && first ? tf.tensor2d(first.along, [units, width]) : undefined,
+    goals: kind === "clamp" && first ? tf.tensor1d(first.goals) : undefined,
   };
 }
 
-function keepOf(operator: "convex" | "replace"): (total: number) => number {
-  return operator === "convex" ? (total) => 1 / (1 + total) : (total) => 1 - total;
+/** Ablation is clamping to 0, and adjusting is adding a difference of means. */
+function stepOperator(operator: PlannedStep["operator"]): StepOperator {
+  if (operator === "ablate") return "clamp";
+  return operator === "adjust" ? "add" : operator;
 }
 
-function disposeTensors({ push, keep, along, goal }: StepTensors): void {
-  for (const tensor of [push, keep, along, goal]) tensor?.dispose();
-}
-
-function isEqual(a: Strengths, b: Strengths): boolean {
-  if (a === b) return true;
-  return a !== undefined && b?.length === a.length && a.every((value, index) => value === b[index]);
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let start = 0;
+  for (const part of parts) {
+    all.set(part, start);
+    start += part.length;
+  }
+  return all;
 }

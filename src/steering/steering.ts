@@ -3,7 +3,7 @@ import { isDecoder } from "../activations/activation.js";
 import type { Hook } from "../activations/hooks.js";
 import type { Intervention, InterventionRun, RunPlan } from "../activations/intervention.js";
 import type { RowRole } from "../model/guidance.js";
-import type { DecoderContext, PassContext } from "../model/pass.js";
+import { absolutePositions, type DecoderContext } from "../model/pass.js";
 import { invalid, show } from "./fields.js";
 import { Gate, planGate, type GatePlan } from "./gate.js";
 import {
@@ -15,8 +15,9 @@ import {
   type SteerableModel,
 } from "./plan.js";
 import { isDrawn, layOut, strengthAt, type Stretch } from "./schedule.js";
-import { SiteSteps, type Strengths } from "./site-steps.js";
+import { SiteSteps } from "./site-steps.js";
 import { parseSpec, type SteeringSpec } from "./spec.js";
+import { StrengthTensors, type Strengths } from "./strengths.js";
 
 /** What steering did in one pass, before it runs: for logs and plots. */
 export interface SteeringTrace {
@@ -89,10 +90,10 @@ function provenance(spec: SteeringSpec, vectors: NamedVectors): Readonly<Record<
   );
 }
 
-/** Strengths of all interventions in one pass. */
+/** The pass at hand. */
 interface Moment {
-  readonly pass: PassContext;
-  readonly strengths: readonly Strengths[]; // [R · T] for each intervention
+  readonly pass: DecoderContext;
+  readonly acts: boolean; // whether any strength in it is other than 0
 }
 
 /** One run: a generation or a teacher-forced pass. */
@@ -104,7 +105,8 @@ class SteeringRun implements InterventionRun {
   readonly #gates: readonly (Gate | undefined)[]; // of each intervention
   readonly #run: RunPlan;
   readonly #options: SteerOptions;
-  readonly #sites: ReadonlyMap<string, { readonly number: number; readonly steps: SiteSteps }>;
+  readonly #sites: ReadonlyMap<string, SiteSteps>;
+  readonly #strengthTensors: StrengthTensors;
   #moment: Moment | undefined;
 
   constructor(
@@ -123,12 +125,14 @@ class SteeringRun implements InterventionRun {
     plan.interventions.forEach((intervention) => this.#requirePositions(intervention));
     const acts = plan.interventions.some(({ spec: { strength } }) => strength !== 0);
     this.#gates = gates.map((gate) => gate && new Gate(gate, run.rows.batch));
-    this.#sites = new Map(plan.sites.map((site) => [site.site, { number: site.number, steps: new SiteSteps(site) }]));
+    this.#sites = new Map(plan.sites.map((site) => [site.site, new SiteSteps(site)]));
+    this.#strengthTensors = new StrengthTensors((index, strengths, site) => this.#draw(index, strengths, site));
     this.hooks = acts ? this.#makeHooks() : [];
   }
 
   end(): void {
-    this.#sites.forEach(({ steps }) => steps.dispose());
+    this.#sites.forEach((site) => site.dispose());
+    this.#strengthTensors.dispose();
     this.#moment = undefined;
   }
 
@@ -145,14 +149,8 @@ class SteeringRun implements InterventionRun {
   #steer(value: Parameters<Hook["run"]>[0], at: Activation): ReturnType<Hook["run"]> {
     const { pass } = at;
     if (!isDecoder(pass)) return undefined;
-    const moment = this.#momentOf(pass);
-    const site = this.#sites.get(at.site);
-    if (!site || moment.strengths.every((strengths) => strengths === undefined)) return undefined;
-    return site.steps.apply(value, ({ intervention }) => {
-      const strengths = moment.strengths[intervention];
-      const planned = this.#plan.interventions[intervention];
-      return strengths && planned && this.#draw(strengths, planned, site.number, pass);
-    });
+    const { acts } = this.#momentOf(pass);
+    return acts ? this.#sites.get(at.site)?.apply(value, this.#strengthTensors) : undefined;
   }
 
   /** Strengths of a pass: made at its first site, for all of them. */
@@ -160,7 +158,8 @@ class SteeringRun implements InterventionRun {
     if (this.#moment?.pass === pass) return this.#moment;
     this.#gates.forEach((gate) => gate?.enter(pass));
     const strengths = this.#plan.interventions.map((intervention, index) => this.#strengths(intervention, index, pass));
-    this.#moment = { pass, strengths };
+    this.#moment = { pass, acts: strengths.some((one) => one !== undefined) };
+    this.#strengthTensors.enter(strengths);
     this.#options.onPass?.(this.#trace(pass, strengths));
     return this.#moment;
   }
@@ -169,8 +168,8 @@ class SteeringRun implements InterventionRun {
     const { firstPosition, positions, rows } = pass;
     const stretch = this.#stretches[segment];
     if (!stretch || firstPosition >= stretch.end || firstPosition + positions <= stretch.first) return undefined;
-    const atPosition = Array.from({ length: positions }, (_, t) =>
-      strengthAt(firstPosition + t, spec, stretch, this.#spec, this.#run),
+    const atPosition = absolutePositions(pass).map((position) =>
+      strengthAt(position, spec, stretch, this.#spec, this.#run),
     );
     if (atPosition.every((strength) => strength === 0)) return undefined;
     const factors = this.#gates[index]?.factors;
@@ -188,18 +187,14 @@ class SteeringRun implements InterventionRun {
     return strengths.some((strength) => strength !== 0) ? strengths : undefined;
   }
 
-  /** Leaves out the positions that the dice leave out at this site. */
-  #draw(
-    strengths: Float32Array,
-    { spec: { probability }, segment, index }: PlannedIntervention,
-    site: number,
-    { firstPosition, positions }: DecoderContext,
-  ): Strengths {
-    if (probability >= 1) return strengths;
-    const drawn = Array.from({ length: positions }, (_, t) =>
-      isDrawn(probability, this.#spec.seed, { segment, index }, site, firstPosition + t),
+  /** Leaves out the positions of the pass at hand that the dice leave out at this site. */
+  #draw(number: number, strengths: Float32Array, site: number): Strengths {
+    const planned = this.#plan.interventions[number];
+    if (!planned || !this.#moment || planned.spec.probability >= 1) return strengths;
+    const drawn = absolutePositions(this.#moment.pass).map((position) =>
+      isDrawn(planned.spec.probability, this.#spec.seed, planned, site, position),
     );
-    const left = strengths.map((strength, place) => (drawn[place % positions] === true ? strength : 0));
+    const left = strengths.map((strength, place) => (drawn[place % drawn.length] === true ? strength : 0));
     return left.some((strength) => strength !== 0) ? left : undefined;
   }
 

@@ -6,10 +6,18 @@ import type { RunPlan } from "../../src/activations/intervention.js";
 import { NO_PREFIX, type DecoderContext } from "../../src/model/pass.js";
 import type { SteeringVectors } from "../../src/probes/vectors.js";
 import { Announcement } from "../../src/runtime/announce.js";
+import {
+  composedStep,
+  fusedStep,
+  hasFusedStep,
+  makePush,
+  type Step,
+  type StepOperator,
+} from "../../src/steering/operators.js";
 import { steer } from "../../src/steering/steering.js";
 import { describeOnEachBackend } from "../support/backends.js";
 import { fixtureJson } from "../support/fixtures.js";
-import { bareModel, randomVectors, specOf } from "./support.js";
+import { bareModel, noise, randomVectors, specOf } from "./support.js";
 
 /** Made by tools/steering-goldens/make_goldens.py: every operator from its formula, in NumPy float64. */
 interface Goldens {
@@ -88,4 +96,62 @@ describeOnEachBackend("the operators", () => {
       },
     );
   }
+});
+
+/** A step of random directions. Of several units the last one has no weight, and so no step. */
+function randomStep(operator: StepOperator, units: number, width: number, restoreNorm: boolean): Step {
+  const directions = operator === "convex" ? 3 : 1;
+  const isAlone = (unit: number): boolean => units > 1 && unit % units === units - 1;
+  const weights = noise(directions * units, 2).map((weight, index) => (isAlone(index) ? 0 : Math.abs(weight)));
+  const steps = noise(directions * units * width, 1).map((value, index) =>
+    isAlone(Math.floor(index / width)) ? 0 : value,
+  );
+  const clamps = operator === "clamp";
+  return {
+    operator,
+    restoreNorm,
+    steps: tf.tensor3d(steps, [directions, units, width]),
+    weights: tf.tensor2d(weights, [directions, units]),
+    along: clamps ? tf.tensor2d(noise(units * width, 3), [units, width]) : undefined,
+    goals: clamps ? tf.tensor1d(noise(units, 4)) : undefined,
+  };
+}
+
+describeOnEachBackend("the kernel that steers in one go", (backend) => {
+  const cases = (["convex", "add", "clamp", "replace"] as const).flatMap((operator) =>
+    [false, true].flatMap((restoreNorm) =>
+      [
+        [1, 37],
+        [5, 16],
+        [2, 1],
+      ].map(([units = 0, width = 0]) => ({ operator, restoreNorm, units, width })),
+    ),
+  );
+  it.runIf(backend === "native").each(cases)(
+    "is the composition of TF.js's ops, and leaves alone what has no strength: $operator, restored $restoreNorm, [$units, $width]",
+    async ({ operator, restoreNorm, units, width }) => {
+      expect(hasFusedStep()).toBe(true);
+      const [rows, positions] = [2, 3];
+      const step = randomStep(operator, units, width, restoreNorm);
+      const [directions] = step.steps.shape;
+      const strengths = noise(rows * positions * directions, 5);
+      strengths.fill(0, directions, 2 * directions); // the second place
+      const given = tf.tensor2d(operator === "replace" ? strengths.map(Math.abs) : strengths, [
+        rows * positions,
+        directions,
+      ]);
+      const h = tf.tensor4d(noise(rows * positions * units * width, 6), [rows, positions, units, width]);
+      const push = makePush(h.shape, step, given);
+      const [fused, composed] = [fusedStep(h, step, given), composedStep(h, step, push)];
+      const [before, one, other] = [await h.data(), await fused.data(), await composed.data()];
+      expect(one).toBeAllClose(other, { within: 1e-5 });
+      const untouched = [...before.keys()].filter((index) => {
+        const [place, unit] = [Math.floor(index / (units * width)), Math.floor(index / width) % units];
+        return place === 1 || (units > 1 && unit === units - 1);
+      });
+      for (const index of untouched) expect([one[index], other[index]]).toEqual([before[index], before[index]]);
+      tf.dispose([h, given, fused, composed, step.steps, step.weights]);
+      tf.dispose([push.push, push.keep, step.along, step.goals].filter((tensor) => tensor !== undefined));
+    },
+  );
 });

@@ -49,6 +49,8 @@ export const BINARY = {
 } as const;
 export const REDUCTION = { sum: 0, mean: 1, maximum: 2, minimum: 3 } as const;
 export const ACTIVATION = { none: 0, gelu: 1, relu: 2 } as const;
+/** As in native/src/steer.h. */
+export const STEER = { convex: 0, add: 1, clamp: 2, replace: 3 } as const;
 export const STORAGE = { f32: 0, f16: 1, int8: 2, int4: 3 } as const;
 
 /** Codes of errors about weight files. */
@@ -172,6 +174,24 @@ export interface Addon {
     maskQuery: number,
   ): void;
 
+  /** @param shape places, directions, units, width */
+  steer(
+    operator: number,
+    restoreNorm: boolean,
+    h: Float32Array,
+    strengths: Float32Array,
+    steps: Float32Array,
+    weights: Float32Array,
+    along: Float32Array | null,
+    goals: Float32Array | null,
+    y: Float32Array,
+    shape: Int32Array,
+  ): void;
+
+  /** Replaces the lower triangle of a matrix [n, n] by its Cholesky factor; false where it is not positive definite. */
+  factorise(matrix: Float64Array, n: number): boolean;
+  /** Replaces right-hand sides [count, n] by their solutions. */
+  solve(factor: Float64Array, n: number, sides: Float64Array): void;
 }
 
 /**

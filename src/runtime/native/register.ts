@@ -1,6 +1,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 
 import { useFastChecksum } from "../checksum.js";
+import { useCompiledCholesky } from "../cholesky.js";
 import { loadAddon } from "./addon.js";
 import { NativeBackend } from "./backend.js";
 import { registerNativeKernel } from "./kernel.js";
@@ -9,6 +10,7 @@ import { ELEMENTWISE_KERNELS } from "./kernels/elementwise.js";
 import { LAYOUT_KERNELS } from "./kernels/layout.js";
 import { PRODUCT_KERNELS } from "./kernels/products.js";
 import { REDUCTION_KERNELS } from "./kernels/reductions.js";
+import { STEERING_KERNELS } from "./kernels/steering.js";
 
 const KERNELS = [
   ...ELEMENTWISE_KERNELS,
@@ -16,6 +18,7 @@ const KERNELS = [
   ...LAYOUT_KERNELS,
   ...PRODUCT_KERNELS,
   ...ATTENTION_KERNELS,
+  ...STEERING_KERNELS,
 ];
 
 let instance: NativeBackend | undefined;
@@ -37,6 +40,13 @@ export function registerNativeBackend(): NativeBackend {
   for (const kernel of KERNELS) registerNativeKernel(backend, kernel);
   tf.registerBackend("native", () => backend, 0);
   useFastChecksum((bytes) => backend.addon.checksum(bytes));
+  useCompiledCholesky({
+    usable: () => tf.getBackend() === "native",
+    factorise: (matrix, n) => backend.addon.factorise(matrix, n),
+    solve: (factor, n, sides) => {
+      backend.addon.solve(factor, n, sides);
+    },
+  });
   instance = backend;
   return backend;
 }
