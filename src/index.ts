@@ -8,13 +8,18 @@ export * as tf from "@tensorflow/tfjs-core";
 
 export { MusicGen } from "./musicgen.js";
 export type {
+  AudioStream,
   ForwardOptions,
   Generation,
   GenerationSettings,
   HookedGenerateOptions,
   LoadOptions,
+  StreamEnd,
+  StreamOptions,
   Unembedding,
 } from "./musicgen.js";
+export type { AudioBlock } from "./model/streaming.js";
+export type { Chromagram, Melody, PrefixLength } from "./model/melody.js";
 export type { Clip } from "./model/pipeline.js";
 export type { Codes } from "./model/delay.js";
 export type { GenerateOptions, Progress, TextInput } from "./model/request.js";
@@ -140,6 +145,10 @@ export type { Audio } from "./audio/audio.js";
 export { chroma, chromaSimilarity, type Chroma } from "./audio/chroma.js";
 export { measureSound, type SoundMeasures } from "./audio/measures.js";
 export { readWav, writeWav } from "./audio/wav.js";
+
+export { packCheckpoint, type PackOptions, type PackSummary } from "./checkpoint/pack.js";
+export type { PackedStorage } from "./checkpoint/pack-format.js";
+export type { WeightStorage } from "./runtime/linear.js";
 
 export { BACKENDS, backendStatus, useBackend, type BackendName, type BackendStatus } from "./runtime/backend.js";
 export * from "./errors.js";

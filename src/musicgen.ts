@@ -4,12 +4,14 @@ import type { Activation } from "./activations/activation.js";
 import { CacheCollector, type ActivationCache, type CacheOptions } from "./activations/cache.js";
 import { siteCatalogue, type Site } from "./activations/catalogue.js";
 import { driveHooks, PlacedHooks, type Hook, type HookCount } from "./activations/hooks.js";
-import { withIntervention, type Intervention } from "./activations/intervention.js";
+import { withIntervention, type Intervention, type RunPlan } from "./activations/intervention.js";
 import { selectSites, type SiteSelection } from "./activations/select.js";
 import { forwardSizes, generationSizes, prefixPositions } from "./activations/shapes.js";
 import { activations, activationsAsync, type ActivationWalk } from "./activations/walk.js";
 import { lastSeconds, type Audio } from "./audio/audio.js";
 import { openCheckpoint } from "./checkpoint/checkpoint.js";
+import { requireStorage } from "./checkpoint/packed-file.js";
+import { codecSites } from "./encodec/sites.js";
 import { UsageError } from "./errors.js";
 import { readMusicGenConfig, type MusicGenConfig } from "./model/checkpoint.js";
 import { audioToCodes, codesToAudio, promptFrames } from "./model/codec-audio.js";
@@ -30,6 +32,7 @@ import {
   type ResolvedRequest,
   type TextInput,
 } from "./model/request.js";
+import { isBlock, streamClips, type AudioBlock } from "./model/streaming.js";
 import { complete, completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
 import { useBackend, type BackendName } from "./runtime/backend.js";
 import type { WeightStorage } from "./runtime/linear.js";
@@ -111,6 +114,28 @@ export interface HookedGenerateOptions extends GenerateOptions {
   readonly steering?: Intervention | undefined;
 }
 
+/** `stream` takes what `generate` does. */
+export interface StreamOptions extends HookedGenerateOptions {
+  /** Length of a block. Shorter ones come sooner and cost a little more. Default: 1. */
+  readonly blockSeconds?: number | undefined;
+}
+
+/** Sound to be generated while it is listened to. */
+export interface AudioStream {
+  readonly settings: GenerationSettings;
+  readonly sampleRate: number;
+  readonly channels: number;
+  readonly samples: number; // of each clip, per channel, if nothing ends it early
+  [Symbol.asyncIterator](): AsyncGenerator<AudioBlock, StreamEnd, void>;
+}
+
+/** What a stream returns at its end. */
+export interface StreamEnd {
+  readonly codes: readonly Codes[]; // one per clip
+  readonly interrupted: boolean; // whether the signal ended it
+  readonly hooks: readonly HookCount[];
+}
+
 /**
  * A MusicGen checkpoint, ready to generate and to be looked into.
  *
@@ -147,6 +172,7 @@ export class MusicGen {
     const tokenizer = await findTokenizer(directory);
     const checkpoint = await openCheckpoint(directory);
     try {
+      requireStorage(checkpoint.files, weights);
       const chosen = await useBackend(backend);
       const networks = new Networks(
         checkpoint,
@@ -189,6 +215,69 @@ export class MusicGen {
     const generation = await driveHooks(this.#generation(options, hooks), hooks);
     if (!generation.interrupted) hooks.requireFired();
     return { ...generation, hooks: hooks.counts };
+  }
+
+  /**
+   * Generates clips and gives their sound while it is being made: `for await (const block of model.stream({ text })) …`.
+   * The blocks of a clip are those of what `generate` makes of the same options, without a gap; nothing is computed that
+   * wasn't asked for; and leaving the loop, or the signal, ends it and frees all it holds. With several clips, blocks of
+   * all of them take turns. Each `for await` generates anew, the same. `onProgress` tells of stages up to the tokens.
+   *
+   * @returns at once; `settings` has the seed that was drawn.
+   * @throws {UsageError} for options out of range, for hooks on sites of the codec's decoder, which works in pieces here,
+   *   and for networks that take turns in memory; {@link MemoryError} and {@link SiteError} as `generate`.
+   */
+  stream({ steering, blockSeconds = 1, ...given }: StreamOptions): AudioStream {
+    const options = { ...given, seed: given.seed ?? Math.floor(Math.random() * 2 ** 32) }; // drawn once for all loops
+    const { input, promptLength } = this.#generationPlan(options);
+    const hooks = (): PlacedHooks => new PlacedHooks(options.hooks ?? [], this.sites());
+    const decoding = codecSites(this.config.codec).find(({ walk, site }) => walk === "decode" && hooks().wants(site));
+    if (decoding || !(blockSeconds > 0 && Number.isFinite(blockSeconds))) {
+      throw new UsageError({
+        asked: decoding ? `run a hook at ${decoding.site} of a stream` : `blocks of ${blockSeconds} seconds`,
+        found: decoding ? "sound that is decoded piece by piece" : "it must be a number above 0",
+        todo: decoding ? "Use generate, or decodeCodes with hooks" : "Choose a number of seconds above 0",
+      });
+    }
+    const { sampleRate } = this.config.codec;
+    const settings = { ...this.#settings(options, input, promptLength), steering: steering?.record ?? null };
+    const blockSamples = Math.max(1, Math.round(blockSeconds * sampleRate));
+    return {
+      settings,
+      sampleRate,
+      channels: this.config.decoder.audioChannels,
+      samples: input.request.samples,
+      [Symbol.asyncIterator]: () => this.#stream(options, input, promptLength, steering, blockSamples),
+    };
+  }
+
+  async *#stream(
+    { hooks = [], onProgress, signal }: HookedGenerateOptions,
+    input: PipelineInput,
+    promptLength: number,
+    steering: Intervention | undefined,
+    blockSamples: number,
+  ): AsyncGenerator<AudioBlock, StreamEnd, void> {
+    const run = steering?.begin(this.#runPlan(input, promptLength));
+    try {
+      const placed = new PlacedHooks([...(run?.hooks ?? []), ...hooks], this.sites());
+      const walk = streamClips(this.#networks, input, { taps: placed, onProgress, signal }, blockSamples);
+      try {
+        for (;;) {
+          const next = await walk.next();
+          if (next.done) {
+            if (!next.value.interrupted) placed.requireFired();
+            return { ...next.value, hooks: placed.counts };
+          }
+          if (isBlock(next.value)) yield next.value;
+          else await placed.run(next.value);
+        }
+      } finally {
+        await walk.return(undefined as never); // no effect on a walk that has ended
+      }
+    } finally {
+      run?.end();
+    }
   }
 
   /**
@@ -367,23 +456,34 @@ export class MusicGen {
 
   async #generateSteered(options: HookedGenerateOptions, steering: Intervention): Promise<Generation> {
     const { input, promptLength } = this.#generationPlan(options);
-    const { frames } = input.request;
-    const { frameRate } = this.config.codec;
-    const run = { frames, promptFrames: promptLength, frameRate, rows: input.rows };
-    return withIntervention(steering, run, async (hooks) => {
+    return withIntervention(steering, this.#runPlan(input, promptLength), async (hooks) => {
       const generation = await this.generate({ ...options, hooks: [...hooks, ...(options.hooks ?? [])] });
       return { ...generation, settings: { ...generation.settings, steering: steering.record } };
     });
   }
 
+  #runPlan({ request, rows }: PipelineInput, promptFrames: number): RunPlan {
+    return { frames: request.frames, promptFrames, frameRate: this.config.codec.frameRate, rows };
+  }
+
   async *#generation(options: GenerateOptions, taps: Taps): AsyncGenerator<PassStop, Generation, void> {
     const { onProgress, signal } = options;
     const { input, promptLength } = this.#generationPlan(options);
-    const { request, rows } = input;
+    const { request } = input;
     const { clips, interrupted } = yield* generateClips(this.#networks, input, { taps, onProgress, signal });
     const [first] = clips;
     if (first === undefined) throw new RangeError("a generation has at least one clip");
-    const settings: GenerationSettings = {
+    const settings = this.#settings(options, input, promptLength);
+    const { audio, codes } = first;
+    return { clips, audio, codes, seed: request.seed, interrupted, settings, hooks: [] };
+  }
+
+  #settings(
+    options: GenerateOptions,
+    { request, rows, melodies }: PipelineInput,
+    promptLength: number,
+  ): GenerationSettings {
+    return {
       tonearm: VERSION,
       model: this.fingerprint,
       backend: this.backend,
@@ -392,15 +492,13 @@ export class MusicGen {
       frames: request.frames,
       promptFrames: promptLength,
       stride: strideOf(request, this.config.codec.frameRate),
-      melody: input.melodies.length > 0,
+      melody: melodies.length > 0,
       count: request.count,
       seed: request.seeds ?? request.seed,
       guidance: rows.roles.length === 1 ? 1 : request.guidance,
       ...request.sampling,
       steering: null,
     };
-    const { audio, codes } = first;
-    return { clips, audio, codes, seed: request.seed, interrupted, settings, hooks: [] };
   }
 
   /** Checks a request and reads its texts, before any work. */

@@ -117,8 +117,8 @@ function interleave(perChannel: readonly Codes[], codebooks: number): Codes {
   return { values, codebooks, frames };
 }
 
-/** The reverse of {@link interleave}. */
-function deinterleave({ values, codebooks, frames }: Codes, audioChannels: number): readonly Codes[] {
+/** Codes of single channels, [C, F] each, out of one [K, F] whose rows alternate between them. */
+export function deinterleave({ values, codebooks, frames }: Codes, audioChannels: number): readonly Codes[] {
   return Array.from({ length: audioChannels }, (_, channel) => {
     const own = codebooks / audioChannels;
     const rows = new Int32Array(own * frames);
