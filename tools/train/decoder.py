@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -69,4 +70,7 @@ def run(settings: Settings) -> None:
             saved = time.monotonic()
             judged.load_state_dict(codec.state_dict())
             judged.decoder.load_state_dict(load_decoder(folder))
-            write_json(folder / "decoder.validation.json", {"step": step, **validate(judged, held, losses, settings)})
+            found = {"step": step, "seconds": round(clock.seconds()), **validate(judged, held, losses, settings)}
+            write_json(folder / "decoder.validation.json", found)
+            with open(folder / "decoder.validation.jsonl", "a") as file:
+                file.write(json.dumps(found) + "\n")
