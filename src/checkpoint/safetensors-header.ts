@@ -179,12 +179,14 @@ function nextMark(json: string, start: number): string | undefined {
  * The bytes in front of the data: length and header, padded with spaces so that the data begins aligned to 8 bytes.
  *
  * @param tensors in the order of the data.
+ * @param room bytes to fill with them, a multiple of 8; by default as few as will do.
  * @throws {CheckpointError} if a name occurs twice, a dimension is not a count, or the header gets too long.
  */
 export function encodeHeader(
   tensors: readonly Pick<TensorEntry, "name" | "dtype" | "shape">[],
   metadata: Readonly<Record<string, string>>,
   path: string,
+  room = 0,
 ): Uint8Array {
   const fields = new Map<string, unknown>();
   if (Object.keys(metadata).length > 0) fields.set("__metadata__", metadata);
@@ -201,7 +203,8 @@ export function encodeHeader(
     offset += bytes;
   }
   const json = Buffer.from(JSON.stringify(Object.fromEntries(fields)));
-  const length = Math.ceil(json.byteLength / 8) * 8;
+  const length = Math.max(Math.ceil(json.byteLength / 8) * 8, room - LENGTH_BYTES);
+  if (room > 0 && length > room - LENGTH_BYTES) throw new RangeError(`a header of ${length} bytes for ${room} of room`);
   if (length > MAX_HEADER_BYTES) {
     throw writeFailure(path, `a header of ${length} bytes, over ${MAX_HEADER_BYTES}`, "Split it into several files");
   }

@@ -10,6 +10,7 @@ import { encodeCommand } from "./encode.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { reportError } from "./output.js";
+import { packCommand } from "./pack.js";
 import { probeCommand } from "./probe.js";
 import { reportCommand } from "./report.js";
 import { sitesCommand } from "./sites.js";
@@ -37,6 +38,7 @@ async function main(): Promise<void> {
     reportCommand(),
     sitesCommand(),
     inspectCommand(),
+    packCommand(),
     doctorCommand(),
     demoCommand(),
     steerSpecCommand(),
