@@ -24,6 +24,16 @@ export type { Clip } from "./model/pipeline.js";
 export type { Codes } from "./model/delay.js";
 export type { GenerateOptions, Progress, TextInput } from "./model/request.js";
 export type { MusicGenConfig } from "./model/checkpoint.js";
+export { cachedSnapshot, locateModel } from "./checkpoint/hub/cache.js";
+export type { Patience } from "./checkpoint/hub/connection.js";
+export {
+  fetchCheckpoint,
+  type FetchedCheckpoint,
+  type FetchOptions,
+  type FetchProgress,
+} from "./checkpoint/hub/fetch.js";
+export type { Repository } from "./checkpoint/hub/repository.js";
+export { hubSettings, type HubSettings } from "./checkpoint/hub/settings.js";
 export {
   MUSICGEN_SMALL_SHAPE,
   TINY_SHAPE,

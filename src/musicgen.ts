@@ -10,6 +10,7 @@ import { forwardSizes, generationSizes, prefixPositions } from "./activations/sh
 import { activations, activationsAsync, type ActivationWalk } from "./activations/walk.js";
 import { lastSeconds, type Audio } from "./audio/audio.js";
 import { openCheckpoint } from "./checkpoint/checkpoint.js";
+import { locateModel } from "./checkpoint/hub/cache.js";
 import { requireStorage } from "./checkpoint/packed-file.js";
 import { codecSites } from "./encodec/sites.js";
 import { UsageError } from "./errors.js";
@@ -39,12 +40,16 @@ import type { WeightStorage } from "./runtime/linear.js";
 import { findTokenizer, type TokenBatch, type Tokenizer } from "./text/tokenizer.js";
 import { VERSION } from "./version.js";
 
+/** A text as it was given, or a list of one for each clip; null: token ids, or none. */
+type WrittenText = string | readonly string[] | null;
+
 /** Everything needed to make a clip again; written into its metadata. */
 export interface GenerationSettings {
   readonly tonearm: string; // version
   readonly model: string; // fingerprint of the weights
   readonly backend: BackendName;
-  readonly text: string | readonly string[] | null; // null also where token ids were given
+  /** Null also where token ids were given. Over time: each text with the frame that it holds from. */
+  readonly text: WrittenText | readonly { readonly fromFrame: number; readonly text: WrittenText }[];
   readonly negative: string | readonly string[] | null;
   readonly frames: number;
   readonly promptFrames: number;
@@ -95,8 +100,8 @@ export interface LoadOptions {
 
 /** What a teacher-forced pass runs over. */
 export interface ForwardOptions {
-  /** Null: no text at all. */
-  readonly text: TextInput | null;
+  /** Null: no text at all. A text over time makes it one pass for each of its segments. */
+  readonly text: TextInput | TimedText | null;
   /** A melody for the rows with the text, or one for each item. Melody models only. */
   readonly melody?: Melody | readonly Melody[] | undefined;
   /** The codes of each item, all of one length. They are laid out along the delay pattern. */
@@ -162,12 +167,14 @@ export class MusicGen {
   }
 
   /**
-   * Loads a checkpoint directory in the Hugging Face layout.
+   * Loads a checkpoint: a directory in the layout of Hugging Face or of audiocraft, or by its name on the hub a model that
+   * was fetched (`fetchCheckpoint`, `tonearm fetch`).
    *
-   * @throws {CheckpointError} if it is not a complete MusicGen checkpoint; {@link BackendError} if the backend can't be
+   * @throws {HubError} if a model of that name is not in the cache; {@link CheckpointError} if it is not a complete MusicGen checkpoint; {@link BackendError} if the backend can't be
    *   used; {@link UsageError} if it can't store weights as asked; {@link MemoryError} if a network doesn't fit the backend.
    */
-  static async load(directory: string, { backend, residency, onDemand, weights }: LoadOptions = {}): Promise<MusicGen> {
+  static async load(model: string, { backend, residency, onDemand, weights }: LoadOptions = {}): Promise<MusicGen> {
+    const directory = locateModel(model);
     const config = await readMusicGenConfig(directory);
     const tokenizer = await findTokenizer(directory);
     const checkpoint = await openCheckpoint(directory);
@@ -349,7 +356,7 @@ export class MusicGen {
   ): Promise<{ readonly logits: tf.Tensor; readonly cache: ActivationCache }> {
     const collector = new CacheCollector(this.config, sites);
     const { plan, texts } = this.#forwardPlan(options);
-    collector.requireBudget(this.config, forwardSizes(plan, texts, this.config), budgetBytes);
+    collector.requireBudget(this.config, forwardSizes(plan, texts.texts, texts.laterTexts, this.config), budgetBytes);
     try {
       const { logits } = await this.runWithHooks(options, [...hooks, collector.hook]);
       return { logits, cache: collector.finish() };
@@ -455,11 +462,20 @@ export class MusicGen {
   }
 
   async #generateSteered(options: HookedGenerateOptions, steering: Intervention): Promise<Generation> {
-    const { input, promptLength } = this.#generationPlan(options);
+    const text = this.#steeredText(options, steering);
+    const { input, promptLength } = this.#generationPlan({ ...options, text });
     return withIntervention(steering, this.#runPlan(input, promptLength), async (hooks) => {
-      const generation = await this.generate({ ...options, hooks: [...hooks, ...(options.hooks ?? [])] });
+      const generation = await this.generate({ ...options, text, hooks: [...hooks, ...(options.hooks ?? [])] });
       return { ...generation, settings: { ...generation.settings, steering: steering.record } };
     });
+  }
+
+  /** The text of a run, with the texts that its steering puts into the place of it. */
+  #steeredText(options: GenerateOptions, { texts }: Intervention): GenerateOptions["text"] {
+    const { frameRate } = this.config.codec;
+    const stretches = texts?.(frameRate) ?? [];
+    if (stretches.length === 0) return options.text;
+    return withStretches(options.text, stretches, resolveLength(options, this.config.codec).frames, frameRate);
   }
 
   #runPlan({ request, rows }: PipelineInput, promptFrames: number): RunPlan {
@@ -487,7 +503,7 @@ export class MusicGen {
       tonearm: VERSION,
       model: this.fingerprint,
       backend: this.backend,
-      text: asWritten(options.text),
+      text: writtenText(options.text, request.frames, this.config.codec.frameRate),
       negative: asWritten(options.negative),
       frames: request.frames,
       promptFrames: promptLength,
@@ -511,7 +527,7 @@ export class MusicGen {
         todo: "Give a text as well",
       });
     }
-    const texts = text === undefined ? undefined : this.#tokenize(text);
+    const { texts, laterTexts } = this.#readTexts(text, () => resolveLength(options, this.config.codec).frames);
     const negatives = negative === undefined ? undefined : this.#tokenize(negative);
     const prompts = readPrompts(options);
     const melodies = options.melody === undefined ? [] : readMelodies(options.melody, this.config);
@@ -534,16 +550,16 @@ export class MusicGen {
       frames: request.frames,
     });
 
-    return { input: { request, rows, texts, negatives, prompts, melodies }, promptLength };
+    return { input: { request, rows, texts, laterTexts, negatives, prompts, melodies }, promptLength };
   }
 
   async *#forward(options: ForwardOptions, taps: Taps): AsyncGenerator<PassStop, tf.Tensor, void> {
     const { plan, texts } = this.#forwardPlan(options);
-    const encoded = yield* encodeTexts(this.#networks, plan.rows.batch, texts, undefined, taps);
+    const encoded = yield* encodeTexts(this.#networks, plan.rows.batch, texts, taps);
     try {
       return yield* forwardStops(await this.#networks.decoder(), encoded, plan, taps);
     } finally {
-      encoded?.states.dispose();
+      if (encoded) disposeTexts(encoded);
     }
   }
 
@@ -551,19 +567,17 @@ export class MusicGen {
   *#forwardNow(options: ForwardOptions, taps: Taps): Generator<PassStop, tf.Tensor, void> {
     const { text, decoder } = this.#networks.loaded();
     const { plan, texts } = this.#forwardPlan(options);
-    if (!texts) return yield* forwardStops(decoder, undefined, plan, taps);
-    const { tokens, textOfRow } = assignTexts(plan.rows.batch, texts, undefined);
-    const states = yield* encodeTextStops(text, this.config.text, tokens, taps);
+    const encoded = yield* textStops(text, this.config.text, plan.rows.batch, texts, taps);
     try {
-      return yield* forwardStops(decoder, { states, mask: tokens.mask, textOfRow }, plan, taps);
+      return yield* forwardStops(decoder, encoded, plan, taps);
     } finally {
-      states.dispose();
+      if (encoded) disposeTexts(encoded);
     }
   }
 
   #forwardPlan({ text, melody, codes, rows, startAt, stopAt }: ForwardOptions): {
-    plan: ForwardPlan;
-    texts?: TokenBatch;
+    readonly plan: ForwardPlan;
+    readonly texts: TextTokens;
   } {
     const clips = [codes].flat();
     const melodies = melody === undefined ? [] : readMelodies(melody, this.config);
@@ -577,9 +591,10 @@ export class MusicGen {
         todo: 'Give ["cond"], ["null"] or both, and a text where there is "cond"',
       });
     }
-    const texts = hasCond && text !== null ? this.#tokenize(text) : undefined;
+    const read = hasCond && text !== null ? text : undefined;
+    const { texts, laterTexts } = this.#readTexts(read, () => clips[0]?.frames ?? 0);
     for (const [count, what] of [
-      [texts?.batch ?? 1, "texts"],
+      ...[texts, ...laterTexts.map((later) => later.texts)].map((batch) => [batch?.batch ?? 1, "texts"] as const),
       [Math.max(1, melodies.length), "melodies"],
     ] as const) {
       if (count === 1 || count === clips.length) continue;
@@ -592,7 +607,32 @@ export class MusicGen {
     const ordered = hasCond && roles.length === 2 ? (["cond", "null"] as const) : roles;
     const conditions = { frameRate: this.config.codec.frameRate, melody: this.config.melody, melodies };
     const plan = { clips, rows: { batch: clips.length, roles: ordered }, ...conditions, startAt, stopAt };
-    return texts ? { plan, texts } : { plan };
+    return { plan, texts: { texts, laterTexts, negatives: undefined } };
+  }
+
+  /**
+   * Tokens of a text, and of those that take its place over time.
+   *
+   * @param frames of the clip, asked only where the text changes
+   */
+  #readTexts(
+    text: TextInput | TimedText | undefined,
+    frames: () => number,
+  ): Pick<TextTokens, "texts" | "laterTexts"> {
+    if (text === undefined) return { texts: undefined, laterTexts: [] };
+    if (!isTimed(text)) return { texts: this.#tokenize(text), laterTexts: [] };
+    const [first, ...others] = placeTexts(text, frames(), this.config.codec.frameRate);
+    if (this.config.melody && others.length > 0) {
+      throw new UsageError({
+        asked: "let the text change over time",
+        found: "a melody model, which reads its text once, before the first frame",
+        todo: "Use a model that reads the text by cross-attention, such as facebook/musicgen-small, or give one text",
+      });
+    }
+    return {
+      texts: first && this.#tokenize(first.text),
+      laterTexts: others.map(({ from, text: later }) => ({ from, texts: this.#tokenize(later) })),
+    };
   }
 
   #tokenize(text: TextInput): TokenBatch {
@@ -629,6 +669,15 @@ function strideOf({ windows }: ResolvedRequest, frameRate: number): number | nul
   return first && second ? (second.first - first.first) / frameRate : null;
 }
 
-function asWritten(text: TextInput | undefined): string | readonly string[] | null {
+function asWritten(text: TextInput | undefined): WrittenText {
   return text === undefined || (typeof text === "object" && "ids" in text) ? null : text;
+}
+
+function writtenText(
+  text: GenerateOptions["text"],
+  frames: number,
+  frameRate: number,
+): GenerationSettings["text"] {
+  if (text === undefined || !isTimed(text)) return asWritten(text);
+  return placeTexts(text, frames, frameRate).map((one) => ({ fromFrame: one.from, text: asWritten(one.text) }));
 }

@@ -7,6 +7,7 @@ import { decodeCommand } from "./decode.js";
 import { demoCommand } from "./demo.js";
 import { doctorCommand } from "./doctor.js";
 import { encodeCommand } from "./encode.js";
+import { fetchCommand } from "./fetch.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
 import { reportError } from "./output.js";
@@ -38,6 +39,7 @@ async function main(): Promise<void> {
     reportCommand(),
     sitesCommand(),
     inspectCommand(),
+    fetchCommand(),
     packCommand(),
     doctorCommand(),
     demoCommand(),

@@ -3,14 +3,18 @@ import { fileURLToPath } from "node:url";
 
 import { Option } from "commander";
 
+import { locateModel } from "../checkpoint/hub/cache.js";
 import { UsageError } from "../errors.js";
 import { BACKENDS } from "../runtime/backend.js";
 
 /** Options that several commands share, and how their values are read. */
 
-/** `-m DIR`; without it the checkpoint that comes with the package. */
+/** `-m DIR` or `-m owner/name`; without it the checkpoint that comes with the package. */
 export function modelOption(): Option {
-  return new Option("-m, --model <dir>", "checkpoint directory in the Hugging Face layout (default: the embedded one)");
+  return new Option(
+    "-m, --model <model>",
+    "checkpoint directory, or owner/name of a fetched model (default: the embedded checkpoint)",
+  );
 }
 
 /** `--backend NAME` */
@@ -25,12 +29,12 @@ export function jsonOption(): Option {
 }
 
 /**
- * The directory to load: the one given, or the embedded checkpoint.
+ * The directory to load: the one given, that of the model named, or the embedded checkpoint.
  *
- * @throws {UsageError} if none is given and none is embedded.
+ * @throws {UsageError} if none is given and none is embedded; {@link HubError} if a model was not fetched.
  */
 export function modelDirectory(given: string | undefined): string {
-  if (given !== undefined) return given;
+  if (given !== undefined) return locateModel(given);
   const embedded = fileURLToPath(new URL("../../weights/demo", import.meta.url));
   if (existsSync(embedded)) return embedded;
   throw new UsageError({
