@@ -40,6 +40,7 @@ export {
   writeRandomCheckpoint,
   type CheckpointShape,
 } from "./model/random-checkpoint.js";
+export type { TextSegment, TimedText } from "./model/timed-text.js";
 export type { TokenBatch } from "./text/tokenizer.js";
 
 export type { Activation, ActivationRow } from "./activations/activation.js";
@@ -151,7 +152,16 @@ export type { FusionOptions, FusionPart, TransferOptions } from "./experiments/r
 export { sweepSteering } from "./experiments/sweep.js";
 export type { SteeringSweep, SteeringSweepOptions, SteeringSweepRow } from "./experiments/sweep.js";
 
-export type { Audio } from "./audio/audio.js";
+export { mixStems, type Audio } from "./audio/audio.js";
+export { cutLoop, loopMaterial, type Loop, type LoopOptions } from "./audio/loop.js";
+export { loudness } from "./audio/loudness.js";
+export {
+  NORMALIZATIONS,
+  normalizeAudio,
+  type Normalization,
+  type NormalizationStrategy,
+  type Normalized,
+} from "./audio/normalize.js";
 export { chroma, chromaSimilarity, type Chroma } from "./audio/chroma.js";
 export { measureSound, type SoundMeasures } from "./audio/measures.js";
 export { readWav, writeWav } from "./audio/wav.js";

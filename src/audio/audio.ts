@@ -49,6 +49,29 @@ export function toChannels(audio: Audio, count: number): Audio {
   });
 }
 
+/**
+ * The sum of stems, such as the vocals and the other instruments of a separated piece, on one channel. What is shorter is
+ * continued by silence.
+ *
+ * @throws {AudioError} if they have different sample rates, or there are none.
+ */
+export function mixStems(stems: readonly Audio[]): Audio {
+  const rates = [...new Set(stems.map(({ sampleRate }) => sampleRate))];
+  const [sampleRate, other] = rates;
+  if (sampleRate === undefined || other !== undefined) {
+    throw new AudioError({
+      asked: "sum stems",
+      found: sampleRate === undefined ? "none" : `sample rates of ${rates.join(" and ")}`,
+      todo: "Give stems of one piece, all at one sample rate",
+    });
+  }
+  const sum = new Float32Array(Math.max(...stems.map(sampleCount)));
+  for (const stem of stems) {
+    mixDown(stem).channels[0]?.forEach((sample, n) => (sum[n] = (sum[n] ?? 0) + sample));
+  }
+  return { sampleRate, channels: [sum] };
+}
+
 /** The end of a sound: its last `seconds`, or all of it if it is shorter. Samples are not copied. */
 export function lastSeconds({ sampleRate, channels }: Audio, seconds: number): Audio {
   const count = Math.max(1, Math.round(seconds * sampleRate));
