@@ -11,7 +11,7 @@ import { activations, activationsAsync, type ActivationWalk } from "./activation
 import { lastSeconds, type Audio } from "./audio/audio.js";
 import { openCheckpoint } from "./checkpoint/checkpoint.js";
 import { locateModel } from "./checkpoint/hub/cache.js";
-import { requireStorage } from "./checkpoint/packed-file.js";
+import { chooseStorage } from "./checkpoint/packed-file.js";
 import { codecSites } from "./encodec/sites.js";
 import { UsageError } from "./errors.js";
 import { readMusicGenConfig, type MusicGenConfig } from "./model/checkpoint.js";
@@ -179,13 +179,14 @@ export class MusicGen {
     const tokenizer = await findTokenizer(directory);
     const checkpoint = await openCheckpoint(directory);
     try {
-      requireStorage(checkpoint.files, weights);
+      const packed = chooseStorage(checkpoint.files, weights);
       const chosen = await useBackend(backend);
+      const storage = chosen === "native" ? packed : weights; // elsewhere packed weights are unpacked
       const networks = new Networks(
         checkpoint,
         config,
-        residency ?? planResidency(config, memoryBudget(chosen)),
-        weights,
+        residency ?? planResidency(config, memoryBudget(chosen, storage)),
+        storage,
       );
       const fingerprint = await checkpoint.fingerprint();
       if (networks.residency === "together" && !onDemand) await networks.loadAll();
@@ -542,7 +543,7 @@ export class MusicGen {
     }
     const rows = planRows(request, texts !== undefined || melodies.length > 0, negatives !== undefined);
     const prefix = prefixPositions(this.config.melody, texts, negatives);
-    requireMemory(this.config, memoryBudget(this.backend), this.#networks.residency, {
+    requireMemory(this.config, memoryBudget(this.backend, this.#networks.storage), this.#networks.residency, {
       rows: rowCount(rows),
       positions:
         prefix + Math.max(...request.windows.map(({ first, end }) => end - first)) + this.config.decoder.codebooks,

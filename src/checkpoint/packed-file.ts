@@ -96,13 +96,15 @@ export class PackedFile implements WeightFile {
 }
 
 /**
- * Whether a packed checkpoint can be loaded with the storage asked for.
+ * How a checkpoint's decoder will be stored: as asked, or as it is packed.
  *
- * @throws {UsageError} if it is packed in another.
+ * @param asked absent or "exact": whatever loses nothing more
+ * @throws {UsageError} if it is packed in another storage than the one asked for.
  */
-export function requireStorage(files: readonly WeightFile[], asked: WeightStorage | undefined): void {
+export function chooseStorage(files: readonly WeightFile[], asked: WeightStorage = "exact"): WeightStorage {
   const packed = files.find((file) => file instanceof PackedFile);
-  if (packed === undefined || asked === undefined || asked === "exact" || asked === packed.weights) return;
+  if (packed === undefined) return asked;
+  if (asked === "exact" || asked === packed.weights) return packed.weights;
   throw new UsageError({
     asked: `weights stored as ${asked}`,
     found: `${packed.path}, which is packed as ${packed.weights}`,

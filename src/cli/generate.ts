@@ -1,10 +1,11 @@
-import { Command } from "commander";
+import { Command, Option } from "commander";
 
 import { joinInterventions } from "../activations/intervention.js";
 import { readWav } from "../audio/wav.js";
 import { UsageError } from "../errors.js";
 import type { Generation } from "../musicgen.js";
 import { MusicGen } from "../musicgen.js";
+import { WEIGHT_STORAGES, type WeightStorage } from "../runtime/linear.js";
 import { readSteering, type SteeringFiles } from "../steering/files.js";
 import { withStrength } from "../steering/spec.js";
 import { steer } from "../steering/steering.js";
@@ -17,6 +18,7 @@ interface Options {
   readonly codes?: string;
   readonly model?: string;
   readonly backend?: string;
+  readonly weights?: WeightStorage;
   readonly json?: boolean;
   readonly seconds?: number;
   readonly frames?: number;
@@ -67,6 +69,12 @@ export function generateCommand(): Command {
     .option("--strength <s>", "instead of every strength of the specs", parseNumber("--strength"))
     .addOption(modelOption())
     .addOption(backendOption())
+    .addOption(
+      new Option(
+        "--weights <storage>",
+        "how the native backend stores the decoder (default: in 16 bits where that is exact); int8 and int4 are not exact",
+      ).choices(WEIGHT_STORAGES.filter((storage) => storage !== "exact")),
+    )
     .addOption(jsonOption())
     .action(run);
 }
@@ -77,7 +85,10 @@ async function run(text: string | undefined, options: Options): Promise<void> {
   await checkWritable(outputs);
   const promptAudio = options.promptAudio === undefined ? undefined : await readWav(options.promptAudio);
   const specs = await readSpecs(options);
-  const model = await MusicGen.load(modelDirectory(options.model), { backend: options.backend });
+  const model = await MusicGen.load(modelDirectory(options.model), {
+    backend: options.backend,
+    weights: options.weights,
+  });
   const progress = new ProgressLine(options.json !== true);
   const interrupt = new AbortController();
   const stop = (): void => interrupt.abort();

@@ -4,6 +4,7 @@ import { encoderLayout } from "../encodec/layout.js";
 import { decoderContext, encoderContext, PIECE_FRAMES } from "../encodec/pieces.js";
 import { MemoryError } from "../errors.js";
 import type { BackendName } from "../runtime/backend.js";
+import type { WeightStorage } from "../runtime/linear.js";
 import type { MusicGenConfig } from "./checkpoint.js";
 
 /**
@@ -20,6 +21,7 @@ export interface MemoryBudget {
   readonly what: string; // for the error
   readonly productCopies: number; // how often the backend holds a matrix that it multiplied by
   readonly convolutionCopies: number; // and a convolution's filter
+  readonly storage?: WeightStorage; // of the decoder's matrices; f32 if absent
 }
 
 /** The size of a request. */
@@ -44,18 +46,25 @@ const WASM_BUDGET: MemoryBudget = {
   convolutionCopies: 3,
 };
 
-/** The memory of a backend: the wasm heap, or nine tenths of what this process may use. */
-export function memoryBudget(backend: BackendName): MemoryBudget {
+/** Bytes of one value of a decoder's matrix, scales included. "exact" may need 4. */
+const STORED_BYTES: Readonly<Record<WeightStorage, number>> = { exact: 4, f32: 4, f16: 2, int8: 1, int4: 9 / 16 };
+
+/**
+ * The memory of a backend: the wasm heap, or nine tenths of what this process may use.
+ *
+ * @param storage of the decoder's matrices
+ */
+export function memoryBudget(backend: BackendName, storage: WeightStorage = "exact"): MemoryBudget {
   if (backend === "wasm") return WASM_BUDGET;
   const limit = process.constrainedMemory();
   const available = limit > 0 && limit < totalmem() ? limit : totalmem();
-  return { bytes: available * 0.9, what: "this process's memory", productCopies: 1, convolutionCopies: 1 };
+  return { bytes: available * 0.9, what: "this process's memory", productCopies: 1, convolutionCopies: 1, storage };
 }
 
 /** Bytes of each network's weights on a backend, after first use. */
 export function weightBytes(
   { text, decoder, codec }: MusicGenConfig,
-  { productCopies, convolutionCopies }: MemoryBudget,
+  { productCopies, convolutionCopies, storage = "f32" }: MemoryBudget,
 ): { readonly text: number; readonly decoder: number; readonly codec: number } {
   const innerText = text.heads * text.headWidth;
   const textProducts = text.layers * (4 * text.width * innerText + 2 * text.width * text.ffnWidth);
@@ -74,7 +83,7 @@ export function weightBytes(
   const recurrent = 8 * lstmWidth * lstmWidth * codec.lstmLayers;
   return {
     text: FLOAT * (text.vocabularySize * text.width + productCopies * textProducts),
-    decoder: FLOAT * (codebooks * (codebookSize + 1) * width + productCopies * decoderProducts),
+    decoder: FLOAT * codebooks * (codebookSize + 1) * width + STORED_BYTES[storage] * productCopies * decoderProducts,
     codec:
       2 * FLOAT * (convolutionCopies * convolutions + productCopies * recurrent) + // encoder and decoder
       FLOAT * codec.codebooks * codebookSize * codec.latentWidth,
@@ -115,9 +124,9 @@ export function planResidency(config: MusicGenConfig, budget: MemoryBudget): Res
   const largest = Math.max(weights.text, weights.decoder, weights.codec);
   if (largest <= budget.bytes) return "staged";
   throw new MemoryError({
-    asked: `load a model whose largest network takes ${gib(largest)}`,
+    asked: `load a model whose largest network takes ${gib(largest)} with weights stored as ${budget.storage ?? "f32"}`,
     found: `${gib(budget.bytes)} of ${budget.what}`,
-    todo: "Use a smaller model or another backend (`tonearm doctor` lists them)",
+    todo: "Store weights as int8 or int4, use a smaller model or another backend (`tonearm doctor` lists them)",
   });
 }
 
