@@ -83,17 +83,18 @@ function guessKind(file: Uint8Array): string {
 }
 
 /**
- * Joins chunks to a file.
+ * Joins chunks to a file, or to the beginning of one.
  *
+ * @param toCome bytes that will follow, and count as the last chunk's
  * @throws {AudioError} if it would be longer than 4 GiB, which the format can't express.
  */
-export function buildRiff(chunks: readonly Chunk[], path: string): Uint8Array {
+export function buildRiff(chunks: readonly Chunk[], path: string, toCome = 0): Uint8Array {
   const padded = (length: number): number => length + (length % 2);
   const total = chunks.reduce((sum, { bytes }) => sum + CHUNK_HEADER_BYTES + padded(bytes.byteLength), HEADER_BYTES);
-  if (total - CHUNK_HEADER_BYTES >= UNKNOWN_LENGTH) {
+  if (total + toCome - CHUNK_HEADER_BYTES >= UNKNOWN_LENGTH) {
     throw new AudioError({
       asked: `write ${path}`,
-      found: `${total} bytes, more than a WAV file can hold`,
+      found: `${total + toCome} bytes, more than a WAV file can hold`,
       todo: "Split the sound into several files",
     });
   }
@@ -101,7 +102,7 @@ export function buildRiff(chunks: readonly Chunk[], path: string): Uint8Array {
   const view = new DataView(file.buffer);
   const put = (at: number, name: string): void => void new TextEncoder().encodeInto(name, file.subarray(at));
   put(0, "RIFF");
-  view.setUint32(4, total - CHUNK_HEADER_BYTES, true);
+  view.setUint32(4, total + toCome - CHUNK_HEADER_BYTES, true);
   put(8, "WAVE");
   let at = HEADER_BYTES;
   for (const { name, bytes } of chunks) {

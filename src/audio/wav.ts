@@ -9,10 +9,13 @@ import { buildRiff, parseRiff, type Chunk, type Riff } from "./riff.js";
 /** Settings kept inside a WAV file. */
 export type WavMetadata = Readonly<Record<string, unknown>>;
 
+/** 16-bit integers, which every player knows, or float32, which keeps every bit. */
+export type SampleFormat = "pcm16" | "float32";
+
 /** How to write a WAV file. */
 export interface WavOptions {
-  /** 16-bit integers, which every player knows (the default), or float32, which keeps every bit. */
-  readonly format?: "pcm16" | "float32";
+  /** Default: pcm16. */
+  readonly format?: SampleFormat;
   /** Kept as JSON in the file's comment, where {@link readWavMetadata} finds it. */
   readonly metadata?: WavMetadata;
 }
@@ -93,17 +96,60 @@ export async function writeWav(
   { format = "pcm16", metadata }: WavOptions = {},
 ): Promise<WavReport> {
   checkAudio(audio, `write ${path}`);
-  const { samples, clipped } = format === "pcm16" ? toIntegers(audio) : { samples: toFloats(audio), clipped: 0 };
+  const { bytes, clipped } = encodeSamples(audio, format);
+  const { sampleRate, channels } = audio;
   const chunks: Chunk[] = [
-    { name: "fmt ", bytes: formatChunk(audio, format) },
-    ...(format === "float32"
-      ? [{ name: "fact", bytes: new Uint8Array(Uint32Array.of(sampleCount(audio)).buffer) }]
-      : []),
-    { name: "data", bytes: new Uint8Array(samples.buffer) },
+    ...describingChunks({ sampleRate, channels: channels.length, samples: sampleCount(audio), format }),
+    { name: "data", bytes },
     ...(metadata ? [{ name: "LIST", bytes: commentChunk(metadata) }] : []),
   ];
   await writeWhole(path, buildRiff(chunks, path));
   return { clipped };
+}
+
+/** Samples as they lie in a file: little-endian, channels interleaved, integers cut off at full scale. */
+export function encodeSamples(
+  audio: Audio,
+  format: SampleFormat,
+): { readonly bytes: Uint8Array; readonly clipped: number } {
+  const { samples, clipped } = format === "pcm16" ? toIntegers(audio) : { samples: toFloats(audio), clipped: 0 };
+  return { bytes: new Uint8Array(samples.buffer), clipped };
+}
+
+/** What a header tells of the samples behind it. */
+export interface WavHeader {
+  readonly sampleRate: number;
+  readonly channels: number;
+  readonly samples: number; // per channel
+  readonly format: SampleFormat;
+  readonly metadata?: WavMetadata | undefined;
+}
+
+/**
+ * The beginning of a WAV file, up to where its samples start. Its length depends on the metadata, not on how many samples
+ * there are.
+ *
+ * @throws {AudioError} if the file would be longer than the format can express.
+ */
+export function wavHeader(header: WavHeader): Uint8Array {
+  const { samples, channels, format, metadata } = header;
+  const dataBytes = samples * channels * WIDTHS[format];
+  const chunks: Chunk[] = [
+    ...describingChunks(header),
+    ...(metadata ? [{ name: "LIST", bytes: commentChunk(metadata) }] : []),
+    { name: "data", bytes: new Uint8Array(0) },
+  ];
+  const bytes = buildRiff(chunks, "a WAV file", dataBytes);
+  new DataView(bytes.buffer).setUint32(bytes.byteLength - 4, dataBytes, true);
+  return bytes;
+}
+
+const WIDTHS: Readonly<Record<SampleFormat, number>> = { pcm16: 2, float32: 4 }; // bytes
+
+function describingChunks(header: WavHeader): readonly Chunk[] {
+  const { samples, format } = header;
+  const fact = { name: "fact", bytes: new Uint8Array(Uint32Array.of(samples).buffer) };
+  return [{ name: "fmt ", bytes: formatChunk(header) }, ...(format === "float32" ? [fact] : [])];
 }
 
 /** How samples are laid out. */
@@ -230,16 +276,15 @@ function toFloats(audio: Audio): Float32Array {
   return samples;
 }
 
-function formatChunk({ sampleRate, channels }: Audio, format: "pcm16" | "float32"): Uint8Array {
-  const bytesPerSample = format === "pcm16" ? 2 : 4;
+function formatChunk({ sampleRate, channels, format }: WavHeader): Uint8Array {
   const bytes = new Uint8Array(format === "pcm16" ? 16 : 18); // floats have a length of further fields: none
   const view = new DataView(bytes.buffer);
   view.setUint16(0, format === "pcm16" ? PCM : FLOAT, true);
-  view.setUint16(2, channels.length, true);
+  view.setUint16(2, channels, true);
   view.setUint32(4, sampleRate, true);
-  view.setUint32(8, sampleRate * channels.length * bytesPerSample, true);
-  view.setUint16(12, channels.length * bytesPerSample, true);
-  view.setUint16(14, 8 * bytesPerSample, true);
+  view.setUint32(8, sampleRate * channels * WIDTHS[format], true);
+  view.setUint16(12, channels * WIDTHS[format], true);
+  view.setUint16(14, 8 * WIDTHS[format], true);
   return bytes;
 }
 
