@@ -3,6 +3,7 @@ import { readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 
 import { CheckpointError } from "../errors.js";
+import { LANGUAGE_MODEL_FILE, openAudiocraft } from "./audiocraft/open.js";
 import { isJsonObject, readJsonFile } from "./json.js";
 import { openWeights } from "./packed-file.js";
 import type { TensorEntry } from "./safetensors.js";
@@ -158,7 +159,8 @@ async function closeAll(files: readonly WeightFile[]): Promise<void> {
 
 /**
  * Opens the weights of a directory: `model.safetensors`, or the shards that `model.safetensors.index.json` names, or the
- * same with `pytorch_model.bin`. Reads and checks the headers, no tensor.
+ * same with `pytorch_model.bin`; or audiocraft's two files, under Hugging Face's names. Reads and checks the headers, no
+ * tensor.
  *
  * @returns a checkpoint that the caller closes.
  * @throws {CheckpointError} if the directory or a shard is missing, a file is damaged, index and shards disagree, or
@@ -171,6 +173,10 @@ export async function openCheckpoint(directory: string): Promise<Checkpoint> {
       return new Checkpoint(directory, [await format.open(join(directory, format.single))]);
     }
     if (names.includes(format.index)) return openShards(directory, names, format);
+  }
+  if (names.includes(LANGUAGE_MODEL_FILE)) {
+    const openOther = async (other: string): Promise<readonly WeightFile[]> => (await openCheckpoint(other)).files;
+    return new Checkpoint(directory, await openAudiocraft(directory, openOther));
   }
   throw noWeights(directory, names);
 }

@@ -69,6 +69,20 @@ export class TorchFile implements WeightFile {
     }
   }
 
+  /**
+   * What a file holds besides tensors, without looking for a state dict: a dict, as audiocraft's files are.
+   *
+   * @throws as {@link open}.
+   */
+  static async contents(path: string): Promise<PickledDict> {
+    const file = await openFile(path);
+    try {
+      return stateDict((await readContents(file)).value, undefined, path).state;
+    } finally {
+      await file.handle.close();
+    }
+  }
+
   async close(): Promise<void> {
     await this.#file.handle.close();
   }

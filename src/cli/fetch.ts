@@ -56,12 +56,21 @@ function inMebibytes(count: number): number {
   return Math.round(count / 2 ** 20);
 }
 
-function describe({ directory, repository, commit, files, bytes: count, fetchedFiles }: FetchedCheckpoint): string[] {
-  if (commit === undefined)
+function describe({ directory, commit, companions, ...fetched }: FetchedCheckpoint): string[] {
+  const { repository } = fetched;
+  if (commit === undefined) {
     return [`${repository} is in the cache (not asked for changes: HF_HUB_OFFLINE is set)`, directory];
-  const fresh = fetchedFiles === 0 ? "all there already" : `${fetchedFiles} of them fetched now`;
+  }
+  const summary = ({
+    repository: name,
+    files,
+    bytes: count,
+    fetchedFiles,
+  }: Omit<FetchedCheckpoint, "directory">): string =>
+    `${name}: ${files.length} files, ${bytes(count)}; ${fetchedFiles === 0 ? "all there already" : `${fetchedFiles} fetched now`}`;
   return [
-    `${repository} at ${commit.slice(0, 12)}: ${files.length} files, ${bytes(count)}; ${fresh}`,
+    summary({ ...fetched, commit, companions }),
+    ...companions.map(summary),
     directory,
     `use it with -m ${repository}`,
   ];

@@ -1,6 +1,7 @@
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 
+import { isAudiocraft, readAudiocraftConfig } from "../checkpoint/audiocraft/open.js";
 import { readConfig, type ConfigBlock } from "../checkpoint/config.js";
 import { readEncodecConfig, type EncodecConfig } from "../encodec/config.js";
 import { CheckpointError } from "../errors.js";
@@ -26,12 +27,12 @@ export interface MelodyConfig {
 const MELODY_ROWS = 235;
 
 /**
- * Reads config.json and generation_config.json of a checkpoint directory.
+ * Reads config.json and generation_config.json of a checkpoint directory, or the configuration in audiocraft's files.
  *
  * @throws {CheckpointError} if a file is damaged, a key is unknown, or the networks don't fit each other.
  */
 export async function readMusicGenConfig(directory: string): Promise<MusicGenConfig> {
-  const root = await readConfig(join(directory, "config.json"));
+  const { root, generation: generationBlock } = await readBlocks(directory);
   const kind = root.expect("model_type", "musicgen", "musicgen_melody");
   root.ignoreGeneric();
   root.ignore("initializer_factor", "sampling_rate");
@@ -58,9 +59,19 @@ export async function readMusicGenConfig(directory: string): Promise<MusicGenCon
       todo: "Fetch the file again: it is damaged",
     });
   }
-  const generationFile = join(directory, "generation_config.json");
-  const generationBlock = (await exists(generationFile)) ? await readConfig(generationFile) : undefined;
   return { text, decoder, codec, generation: readGenerationDefaults(generationBlock, decoder.codebookSize), melody };
+}
+
+/** The two files, or what audiocraft's files say in their stead. */
+async function readBlocks(
+  directory: string,
+): Promise<{ readonly root: ConfigBlock; readonly generation: ConfigBlock | undefined }> {
+  if (isAudiocraft(directory)) return readAudiocraftConfig(directory);
+  const generationFile = join(directory, "generation_config.json");
+  return {
+    root: await readConfig(join(directory, "config.json")),
+    generation: (await exists(generationFile)) ? await readConfig(generationFile) : undefined,
+  };
 }
 
 function readMelodyConfig(root: ConfigBlock): MelodyConfig {

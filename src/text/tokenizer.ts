@@ -1,6 +1,7 @@
 import { access } from "node:fs/promises";
 import { join } from "node:path";
 
+import { audiocraftTextDirectory, isAudiocraft } from "../checkpoint/audiocraft/open.js";
 import { readConfig, type ConfigBlock } from "../checkpoint/config.js";
 import { CheckpointError, UsageError } from "../errors.js";
 import { CharacterMap } from "./normalizer.js";
@@ -176,7 +177,8 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
 
 /** As {@link loadTokenizer}, but undefined where the directory has no `tokenizer.json`: prompts can be given as ids. */
 export async function findTokenizer(directory: string): Promise<Tokenizer | undefined> {
-  const path = join(directory, FILE_NAME);
+  const own = isAudiocraft(directory) ? await audiocraftTextDirectory(directory) : directory;
+  const path = join(own ?? directory, FILE_NAME);
   const present = await access(path).then(
     () => true,
     () => false,

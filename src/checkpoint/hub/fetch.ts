@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { copyFile, mkdir, readlink, rename, stat, statfs, symlink, writeFile } from "node:fs/promises";
 import { dirname, join, relative, sep } from "node:path";
 
+import { isAudiocraft, missingModels } from "../audiocraft/open.js";
 import { CancelledError, type HubError } from "../../errors.js";
 import { describe } from "../safetensors-header.js";
 import { cachedSnapshot } from "./cache.js";
@@ -43,13 +44,16 @@ export interface FetchedCheckpoint {
   readonly files: readonly string[];
   readonly bytes: number; // of all files
   readonly fetchedFiles: number; // how many of them were not there yet
+  /** Models of their own that it is used with: audiocraft's files lack the text encoder. */
+  readonly companions: readonly FetchedCheckpoint[];
 }
 
 const PARALLEL = 3; // files at a time
 
 /**
  * Fetches a checkpoint from the hub into the cache that Python's huggingface_hub uses, and only the files that are
- * needed: weights (safetensors rather than `.bin`), configuration, tokenizer. What is there already stays.
+ * needed: weights (safetensors rather than `.bin`), configuration, tokenizer. What is there already stays. Where audiocraft's
+ * files refer to further models (T5, a published codec), those are fetched, too.
  *
  * A file appears in the cache when it is complete and its checksum right, the snapshot when all of its files have. An
  * interrupted fetch leaves what it has under other names, and the next one goes on with it. Several processes may fetch
@@ -73,7 +77,13 @@ export async function fetchCheckpoint(name: string, options: FetchOptions = {}):
   };
   try {
     options.signal?.throwIfAborted();
-    return await fetchSnapshot(connection, repository, options, () => stop.abort());
+    const fetched = await fetchSnapshot(connection, repository, options, () => stop.abort());
+    if (!isAudiocraft(fetched.directory)) return fetched;
+    const companions: FetchedCheckpoint[] = [];
+    for (const companion of await missingModels(fetched.directory, settings)) {
+      companions.push(await fetchSnapshot(connection, parseRepository(companion), options, () => stop.abort()));
+    }
+    return { ...fetched, companions };
   } catch (error) {
     if (options.signal?.aborted === true) {
       throw new CancelledError({
@@ -94,7 +104,16 @@ function fetchOffline(repository: Repository, settings: HubSettings): FetchedChe
     const found = `HF_HUB_OFFLINE is set, and ${settings.cache} has no complete copy`;
     throw hubFailure("offline", `fetch ${name} at ${revision}`, found, "Unset HF_HUB_OFFLINE");
   }
-  return { directory, repository: name, revision, commit: undefined, files: [], bytes: 0, fetchedFiles: 0 };
+  return {
+    directory,
+    repository: name,
+    revision,
+    commit: undefined,
+    files: [],
+    bytes: 0,
+    fetchedFiles: 0,
+    companions: [],
+  };
 }
 
 async function fetchSnapshot(
@@ -149,6 +168,7 @@ async function fetchSnapshot(
     files: planned.map((file) => file.name),
     bytes: planned.reduce((sum, file) => sum + file.bytes, 0),
     fetchedFiles: fetched.filter(Boolean).length,
+    companions: [],
   };
 }
 

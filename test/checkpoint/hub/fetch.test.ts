@@ -10,6 +10,7 @@ import { describe, expect, it } from "vitest";
 import { cachedSnapshot, locateModel } from "../../../src/checkpoint/hub/cache.js";
 import { fetchCheckpoint, type FetchOptions } from "../../../src/checkpoint/hub/fetch.js";
 import { CancelledError, HubError, UsageError } from "../../../src/errors.js";
+import { fixtureDirectory } from "../../support/fixtures.js";
 import { temporaryDirectory } from "../../support/temporary.js";
 import { COMMIT, fail, gitSha1, PATIENCE, REPOSITORY, sendContent, sha256, startHub, type FakeHub } from "./server.js";
 
@@ -462,5 +463,28 @@ describe("fetchCheckpoint", () => {
     const directory = await temporaryDirectory();
     expect(locateModel(directory, hub.settings)).toBe(directory);
     expect(() => locateModel("someone/unknown", hub.settings)).toThrow(/no directory of that name.*tonearm fetch/);
+  });
+
+  it("fetches what audiocraft's files refer to as well", async () => {
+    const files = fixtureDirectory("audiocraft/mono/audiocraft");
+    const read = async (name: string): Promise<Uint8Array> => readFile(join(files, name));
+    const hub = await startHub(
+      {
+        "state_dict.bin": await read("state_dict.bin"),
+        "compression_state_dict.bin": await read("compression_state_dict.bin"),
+      },
+      {
+        "google-t5/t5-base": {
+          "config.json": await read("t5-base/config.json"),
+          "model.safetensors": await read("t5-base/model.safetensors"),
+          "tf_model.h5": randomBytes(100),
+        },
+      },
+    );
+    const fetched = await fetchFrom(hub);
+    expect(fetched.files).toEqual(["state_dict.bin", "compression_state_dict.bin"]);
+    expect(fetched.companions.map(({ repository }) => repository)).toEqual(["google-t5/t5-base"]);
+    expect(locateModel("google-t5/t5-base", hub.settings)).toBe(fetched.companions[0]?.directory);
+    expect((await fetchFrom(hub)).companions).toEqual([]);
   });
 });

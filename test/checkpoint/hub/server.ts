@@ -40,29 +40,37 @@ function isLarge(name: string): boolean {
   return /\.(safetensors|bin)$/.test(name);
 }
 
-/** Starts a hub with one repository; it ends with the test. */
-export async function startHub(files: Readonly<Record<string, Uint8Array>>): Promise<FakeHub> {
+type Files = Readonly<Record<string, Uint8Array>>;
+
+/** Starts a hub with {@link REPOSITORY} and maybe others; it ends with the test. */
+export async function startHub(files: Files, others: Readonly<Record<string, Files>> = {}): Promise<FakeHub> {
   const cache = join(await temporaryDirectory(), "hub");
-  const contents = new Map(Object.entries(files));
+  const repositories = Object.entries({ [REPOSITORY]: files, ...others });
   const server = createServer((request, response) => {
     const path = decodeURIComponent(request.url ?? "");
     const { range } = request.headers;
     hub.requests.push(`${request.method ?? ""} ${path}${range === undefined ? "" : ` ${range}`}`);
     hub.headers.push(request.headers);
     if (hub.misbehave(request, response, path)) return;
-    if (path.startsWith(`/api/models/${REPOSITORY}/revision/`)) {
-      const revision = path.slice(`/api/models/${REPOSITORY}/revision/`.length).replace("?blobs=true", "");
+    const found = repositories.find(
+      ([name]) => path.startsWith(`/api/models/${name}/`) || path.includes(`/${name}/resolve/`),
+    );
+    const [repository, own = files] = found ?? [REPOSITORY];
+    const contents = new Map(Object.entries(own));
+    if (path.startsWith(`/api/models/${repository}/revision/`)) {
+      const revision = path.slice(`/api/models/${repository}/revision/`.length).replace("?blobs=true", "");
       if (!["main", "refs/pr/1", COMMIT].includes(revision)) return fail(response, 404, "RevisionNotFound");
       return void response.end(JSON.stringify(hub.edit(listing(contents))));
     }
-    const resolve = `/${REPOSITORY}/resolve/${COMMIT}/`;
-    if (!path.startsWith(resolve) && !path.startsWith("/cdn/")) return fail(response, 401, "RepoNotFound");
-    const name = path.startsWith("/cdn/") ? path.slice("/cdn/".length) : path.slice(resolve.length);
-    const content = contents.get(name);
+    const resolve = `/${repository}/resolve/${COMMIT}/`;
+    const isCdn = path.startsWith("/cdn/");
+    if (!path.startsWith(resolve) && !isCdn) return fail(response, 401, "RepoNotFound");
+    const name = isCdn ? path.replace(/^\/cdn\/([^?]*)\??.*$/, "$1") : path.slice(resolve.length);
+    const content = isCdn ? onCdn(repositories, path) : contents.get(name);
     if (!content) return fail(response, 404, "EntryNotFound");
     if (isLarge(name) && !path.startsWith("/cdn/")) {
       response.writeHead(302, {
-        location: `/cdn/${name}`,
+        location: repository === REPOSITORY ? `/cdn/${name}` : `/cdn/${name}?of=${repository}`,
         "x-linked-etag": `"${sha256(content)}"`,
         "x-linked-size": `${content.byteLength}`,
       });
@@ -84,6 +92,12 @@ export async function startHub(files: Readonly<Record<string, Uint8Array>>): Pro
     edit: (value) => value,
   };
   return hub;
+}
+
+/** A large file: "/cdn/model.safetensors", of another repository "/cdn/model.safetensors?of=owner/name". */
+function onCdn(repositories: readonly (readonly [string, Files])[], path: string): Uint8Array | undefined {
+  const [name = "", of = REPOSITORY] = path.slice("/cdn/".length).split("?of=");
+  return repositories.find(([repository]) => repository === of)?.[1][name];
 }
 
 function listing(contents: ReadonlyMap<string, Uint8Array>): { sha: string; siblings: Record<string, unknown>[] } {
