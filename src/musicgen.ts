@@ -19,21 +19,31 @@ import { audioToCodes, codesToAudio, promptFrames } from "./model/codec-audio.js
 import { checkCodes } from "./model/codes.js";
 import { unembed } from "./model/decoder.js";
 import type { Codes } from "./model/delay.js";
-import { encodeTextStops, forwardStops, type ForwardPlan } from "./model/forward.js";
+import { forwardStops, type ForwardPlan } from "./model/forward.js";
 import { rowCount } from "./model/guidance.js";
 import { memoryBudget, planResidency, requireMemory, type Residency } from "./model/memory-plan.js";
 import { Networks } from "./model/networks.js";
 import { readMelodies, type Melody } from "./model/melody.js";
 import type { PassStop } from "./model/pass.js";
-import { assignTexts, encodeTexts, generateClips, type Clip, type PipelineInput } from "./model/pipeline.js";
+import {
+  encodeTexts,
+  generateClips,
+  textStops,
+  type Clip,
+  type PipelineInput,
+  type TextTokens,
+} from "./model/pipeline.js";
 import {
   planRows,
+  resolveLength,
   resolveRequest,
   type GenerateOptions,
   type ResolvedRequest,
   type TextInput,
 } from "./model/request.js";
 import { isBlock, streamClips, type AudioBlock } from "./model/streaming.js";
+import { disposeTexts } from "./model/text-states.js";
+import { isTimed, placeTexts, withStretches, type TimedText } from "./model/timed-text.js";
 import { complete, completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
 import { useBackend, type BackendName } from "./runtime/backend.js";
 import type { WeightStorage } from "./runtime/linear.js";
@@ -236,7 +246,8 @@ export class MusicGen {
    *   and for networks that take turns in memory; {@link MemoryError} and {@link SiteError} as `generate`.
    */
   stream({ steering, blockSeconds = 1, ...given }: StreamOptions): AudioStream {
-    const options = { ...given, seed: given.seed ?? Math.floor(Math.random() * 2 ** 32) }; // drawn once for all loops
+    const seed = given.seed ?? Math.floor(Math.random() * 2 ** 32); // drawn once for all loops
+    const options = { ...given, seed, text: this.#steeredText(given, steering) };
     const { input, promptLength } = this.#generationPlan(options);
     const hooks = (): PlacedHooks => new PlacedHooks(options.hooks ?? [], this.sites());
     const decoding = codecSites(this.config.codec).find(({ walk, site }) => walk === "decode" && hooks().wants(site));
@@ -357,7 +368,7 @@ export class MusicGen {
   ): Promise<{ readonly logits: tf.Tensor; readonly cache: ActivationCache }> {
     const collector = new CacheCollector(this.config, sites);
     const { plan, texts } = this.#forwardPlan(options);
-    collector.requireBudget(this.config, forwardSizes(plan, texts.texts, texts.laterTexts, this.config), budgetBytes);
+    collector.requireBudget(this.config, forwardSizes(plan, texts, this.config), budgetBytes);
     try {
       const { logits } = await this.runWithHooks(options, [...hooks, collector.hook]);
       return { logits, cache: collector.finish() };
@@ -380,7 +391,7 @@ export class MusicGen {
     { sites, budgetBytes }: CacheOptions,
   ): Promise<Generation & { readonly cache: ActivationCache }> {
     const collector = new CacheCollector(this.config, sites);
-    const { input } = this.#generationPlan(options);
+    const { input } = this.#generationPlan({ ...options, text: this.#steeredText(options, options.steering) });
     if (input.request.windows.length > 1) {
       throw new UsageError({
         asked: `keep the activations of a clip in ${input.request.windows.length} windows`,
@@ -472,9 +483,9 @@ export class MusicGen {
   }
 
   /** The text of a run, with the texts that its steering puts into the place of it. */
-  #steeredText(options: GenerateOptions, { texts }: Intervention): GenerateOptions["text"] {
+  #steeredText(options: GenerateOptions, steering: Intervention | undefined): GenerateOptions["text"] {
     const { frameRate } = this.config.codec;
-    const stretches = texts?.(frameRate) ?? [];
+    const stretches = steering?.texts?.(frameRate) ?? [];
     if (stretches.length === 0) return options.text;
     return withStretches(options.text, stretches, resolveLength(options, this.config.codec).frames, frameRate);
   }
@@ -616,10 +627,7 @@ export class MusicGen {
    *
    * @param frames of the clip, asked only where the text changes
    */
-  #readTexts(
-    text: TextInput | TimedText | undefined,
-    frames: () => number,
-  ): Pick<TextTokens, "texts" | "laterTexts"> {
+  #readTexts(text: TextInput | TimedText | undefined, frames: () => number): Pick<TextTokens, "texts" | "laterTexts"> {
     if (text === undefined) return { texts: undefined, laterTexts: [] };
     if (!isTimed(text)) return { texts: this.#tokenize(text), laterTexts: [] };
     const [first, ...others] = placeTexts(text, frames(), this.config.codec.frameRate);
@@ -674,11 +682,7 @@ function asWritten(text: TextInput | undefined): WrittenText {
   return text === undefined || (typeof text === "object" && "ids" in text) ? null : text;
 }
 
-function writtenText(
-  text: GenerateOptions["text"],
-  frames: number,
-  frameRate: number,
-): GenerationSettings["text"] {
+function writtenText(text: GenerateOptions["text"], frames: number, frameRate: number): GenerationSettings["text"] {
   if (text === undefined || !isTimed(text)) return asWritten(text);
   return placeTexts(text, frames, frameRate).map((one) => ({ fromFrame: one.from, text: asWritten(one.text) }));
 }

@@ -75,6 +75,14 @@ export class Activation {
     return "step" in this.pass ? this.pass.step : 0;
   }
 
+  /**
+   * Which of the texts over time the rows with a text read by cross-attention, from 0. A pass reads one: where another
+   * takes over within an audio prompt or given codes, they are read in several passes. Undefined where none is read.
+   */
+  get textSegment(): number | undefined {
+    return "textSegment" in this.pass ? this.pass.textSegment : undefined;
+  }
+
   /** The channel that a pass of the codec is over, 0: mono or left; undefined outside the codec. */
   get channel(): number | undefined {
     return "channel" in this.pass ? this.pass.channel : undefined;

@@ -139,14 +139,14 @@ const HIDDEN_KEY = -1e9; // the score of a key that a pass did not have yet: wha
 /**
  * Joins what the passes of a generation left at a site along its positions, so that a cache of a generation looks like
  * that of a teacher-forced pass over the same codes. Keys that an earlier pass did not have yet get a pattern of 0 and a
- * score of −1e9. Passes of the codec are joined along the first axis. Takes ownership of `passes`.
+ * score of −1e9, and so do tokens that a shorter text doesn't have. Passes of the codec are joined along the first axis. Takes ownership of `passes`.
  */
 function joinPasses(passes: readonly tf.Tensor[], shape: readonly string[], site: string): tf.Tensor {
   const [first] = passes;
   if (first === undefined) throw new RangeError("a site is kept with its first pass");
   if (passes.length === 1) return first;
   try {
-    const keys = shape.indexOf("T'");
+    const keys = Math.max(shape.indexOf("T'"), shape.indexOf("S")); // texts over time differ in length
     const longest = keys < 0 ? 0 : Math.max(...passes.map((pass) => pass.shape[keys] ?? 0));
     return tf.tidy(() => {
       const even = keys < 0 ? passes : passes.map((pass) => padKeys(pass, keys, longest, site));
@@ -163,7 +163,10 @@ function padKeys(pass: tf.Tensor, axis: number, length: number, site: string): t
   return tf.pad(pass, paddings, site.endsWith("hook_attn_scores") ? HIDDEN_KEY : 0);
 }
 
-/** Whether every pass of a generation would leave the same: the text's keys and values. */
+/**
+ * Whether every pass of a generation would leave the same: the text's keys and values. Of texts over time the first one's
+ * are kept, as are those of the text encoder.
+ */
 function isConstant(shape: readonly string[], site: string): boolean {
   return !shape.includes("T") && !site.startsWith("codec.");
 }

@@ -1,4 +1,5 @@
 import type { Rows } from "../model/guidance.js";
+import type { TextStretch } from "../model/timed-text.js";
 import type { Hook } from "./hooks.js";
 
 /** The run that an intervention is for. */
@@ -16,6 +17,12 @@ export interface RunPlan {
 export interface Intervention {
   /** Everything needed to act like this again: goes into the settings of a generation. Plain JSON. */
   readonly record: Readonly<Record<string, unknown>>;
+  /**
+   * Texts that a generation reads for a while instead of its own.
+   *
+   * @param frameRate frames per second
+   */
+  texts?(frameRate: number): readonly TextStretch[];
   /**
    * Begins a run.
    *
@@ -51,6 +58,7 @@ export function joinInterventions(interventions: readonly Intervention[]): Inter
   if (first && interventions.length === 1) return first;
   return {
     record: { joined: interventions.map(({ record }) => record) },
+    texts: (frameRate) => interventions.flatMap((one) => one.texts?.(frameRate) ?? []),
     begin: (plan) => {
       const runs: InterventionRun[] = [];
       const end = (): void => runs.forEach((run) => run.end());

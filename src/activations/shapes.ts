@@ -3,7 +3,7 @@ import type { MusicGenConfig } from "../model/checkpoint.js";
 import { delayPattern, sequenceLength } from "../model/delay.js";
 import type { ForwardPlan } from "../model/forward.js";
 import { rowCount } from "../model/guidance.js";
-import type { PipelineInput } from "../model/pipeline.js";
+import type { PipelineInput, TextTokens } from "../model/pipeline.js";
 import type { TokenBatch } from "../text/tokenizer.js";
 import { fixedLetters, type Site } from "./catalogue.js";
 
@@ -74,7 +74,7 @@ export function byteSize(shape: readonly number[]): number {
 /** The sizes of a teacher-forced pass. */
 export function forwardSizes(
   { clips, rows }: Pick<ForwardPlan, "clips" | "rows">,
-  texts: TokenBatch | undefined,
+  { texts, laterTexts }: TextTokens,
   { decoder, melody }: MusicGenConfig,
 ): RunSizes {
   const pattern = delayPattern(decoder.codebooks, decoder.audioChannels, decoder.codebookSize);
@@ -86,7 +86,7 @@ export function forwardSizes(
     positions: columns + prefixPositions(melody, texts),
     logitPositions: columns,
     texts: texts?.batch ?? 0,
-    tokens: texts?.length ?? 0,
+    tokens: Math.max(texts?.length ?? 0, ...laterTexts.map((later) => later.texts.length)),
     encodedSamples: 0,
     encodedChannels: 0,
     decodedSamples: 0,
@@ -104,7 +104,7 @@ export function prefixPositions(
 
 /** The sizes of a generation in one window. */
 export function generationSizes(
-  { request, rows, texts, negatives, prompts }: PipelineInput,
+  { request, rows, texts, laterTexts, negatives, prompts }: PipelineInput,
   { decoder, codec, melody }: MusicGenConfig,
 ): RunSizes {
   const pattern = delayPattern(decoder.codebooks, decoder.audioChannels, decoder.codebookSize);
@@ -118,7 +118,9 @@ export function generationSizes(
     positions: columns + prefixPositions(melody, texts, negatives),
     logitPositions: columns - Math.ceil(encodedSamples / codec.hop),
     texts: (texts?.batch ?? 0) + (negatives?.batch ?? 0),
-    tokens: Math.max(texts?.length ?? 0, negatives?.length ?? 0),
+    tokens: Math.max(
+      ...[texts, ...laterTexts.map((later) => later.texts), negatives].map((batch) => batch?.length ?? 0),
+    ),
     encodedSamples,
     encodedChannels: prompts.length * decoder.audioChannels,
     decodedSamples: request.frames * codec.hop,

@@ -7,6 +7,7 @@ import type { Audio } from "../audio/audio.js";
 import { measureSound, type SoundMeasures } from "../audio/measures.js";
 import type { Codes } from "../model/delay.js";
 import type { TextInput } from "../model/request.js";
+import { withStretches, type TimedText } from "../model/timed-text.js";
 import type { MusicGen } from "../musicgen.js";
 import type { Steering } from "../steering/steering.js";
 
@@ -19,7 +20,7 @@ export type Judge = (audio: Audio) => Promise<Readonly<Record<string, number>>> 
 export interface ClipComparison {
   readonly model: MusicGen;
   readonly steering: Steering;
-  readonly text: TextInput | null;
+  readonly text: TextInput | TimedText | null;
   readonly guidance: number;
   readonly promptFrames: number;
   readonly clean: { readonly audio: Audio; readonly codes: Codes };
@@ -40,7 +41,7 @@ export interface Effect {
   readonly divergence: number | null;
   /**
    * Norm of the residual stream after the last block, steered by clean, mean over rows and positions of the same pass.
-   * Far from 1 the stream is where the model never was in training.
+   * Far from 1 the stream is where the model never was in training. Null where only the steered clip has a text.
    */
   readonly normRatio: number | null;
   /** Cosine of the chroma over time with the clean clip's: how much of the melody was kept. */
@@ -79,17 +80,18 @@ async function measureDrift({
   guidance,
   promptFrames,
   steered: { codes },
-}: ClipComparison): Promise<{ divergence: number; normRatio: number }> {
-  const roles =
-    text === null ? (["null"] as const) : guidance === 1 ? (["cond"] as const) : (["cond", "null"] as const);
-  const options = { text, codes, rows: roles };
-  const run: RunPlan = {
-    frames: codes.frames,
-    promptFrames,
-    frameRate: model.config.codec.frameRate,
-    rows: { batch: 1, roles },
+}: ClipComparison): Promise<{ divergence: number; normRatio: number | null }> {
+  const { frames } = codes;
+  const { frameRate } = model.config.codec;
+  const optionsFor = (text: TextInput | TimedText | null) => {
+    const isGuided = text !== null && guidance !== 1;
+    const rows = isGuided ? (["cond", "null"] as const) : ([text === null ? "null" : "cond"] as const);
+    return { text, codes, rows };
   };
-  const clean = await pass(model, options, []);
+  const stretches = steering.texts?.(frameRate) ?? [];
+  const options = optionsFor(withStretches(text ?? undefined, stretches, frames, frameRate) ?? null);
+  const run: RunPlan = { frames, promptFrames, frameRate, rows: { batch: 1, roles: options.rows } };
+  const clean = await pass(model, optionsFor(text), []);
   const steered = await withIntervention(steering, run, (hooks) => pass(model, options, hooks));
   const positions = clean.positions - 1; // the last one decides nothing
   let divergence = 0;
@@ -103,7 +105,7 @@ async function measureDrift({
   const ratios = steered.norms.map((norm, place) => norm / (clean.norms[place] ?? NaN));
   return {
     divergence: divergence / (clean.codebooks * (positions - promptFrames)),
-    normRatio: ratios.reduce((sum, ratio) => sum + ratio, 0) / ratios.length,
+    normRatio: clean.rows === steered.rows ? ratios.reduce((sum, ratio) => sum + ratio, 0) / ratios.length : null,
   };
 }
 
@@ -121,12 +123,12 @@ async function pass(
   options: Parameters<MusicGen["runWithHooks"]>[0],
   hooks: readonly Hook[],
 ): Promise<Pass> {
-  let norms: readonly number[] = [];
+  const norms: number[] = []; // a text over time makes several passes
   const measure: Hook = {
     sites: `blocks.${model.config.decoder.layers - 1}.hook_resid_post`,
     run: async (value) => {
       const norm = tf.tidy(() => tf.sqrt(tf.sum(tf.square(value), -1))); // [R, T]
-      norms = Array.from(await norm.data());
+      norms.push(...(await norm.data()));
       norm.dispose();
       return undefined;
     },

@@ -25,7 +25,7 @@ export function sweepReport(
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Steering sweep</title>',
     `<style>${STYLE}</style></head><body>`,
     "<h1>Strength × layer</h1>",
-    `<p>Text: ${escape(JSON.stringify(settings.text))}. Seed ${settings.seed}, ${settings.frames} frames, one clip for each place: ` +
+    `<p>Text: ${escape(JSON.stringify(settings.text))}. Seed ${String(settings.seed)}, ${settings.frames} frames, one clip for each place: ` +
       "differences between neighbouring clips may be luck; the dashed lines are random directions of the same norm.</p>",
     `<p>Clean: <audio controls preload="none" src="clean.wav"></audio></p>`,
     `<div class="plots">${names.map((name) => plot(name, rows)).join("\n")}</div>`,

@@ -14,7 +14,34 @@ import { projectTexts, type EncodedTexts } from "./text-states.js";
 /** What the rows of a run are conditioned on, made once: by cross-attention, or as positions before the BOS column. */
 export interface Conditioning {
   readonly memory: TextMemory | undefined;
+  readonly later: readonly LaterMemory[]; // that take its place, in order
   readonly prefix: Prefix | undefined; // melody models
+}
+
+/** A memory that rows read from a position on. */
+export interface LaterMemory {
+  readonly from: number; // absolute position
+  readonly memory: TextMemory;
+}
+
+/** The memory that a position reads, and its number, from 0. */
+export function memoryAt(
+  position: number,
+  { memory, later }: Pick<Conditioning, "memory" | "later">,
+): { readonly memory: TextMemory | undefined; readonly textSegment: number | undefined } {
+  const passed = later.filter(({ from }) => from <= position).length;
+  return { memory: later[passed - 1]?.memory ?? memory, textSegment: memory && passed };
+}
+
+/**
+ * Splits positions so that each part reads one memory.
+ *
+ * @param first absolute position
+ * @param end the one after the last
+ * @returns where each part begins
+ */
+export function partsOf(first: number, end: number, later: readonly { readonly from: number }[]): readonly number[] {
+  return [first, ...later.map(({ from }) => from).filter((from) => from > first && from < end)];
 }
 
 /**
@@ -32,14 +59,19 @@ export function condition(
   rows: Rows,
 ): Conditioning {
   if (melodyConfig) {
-    return { memory: undefined, prefix: melodyPrefix(decoder, melodyConfig.rows, encoded, melodies, rows) };
+    const prefix = melodyPrefix(decoder, melodyConfig.rows, encoded, melodies, rows);
+    return { memory: undefined, later: [], prefix };
   }
-  return { memory: encoded && readTexts(decoder, decoder.textProjection, encoded), prefix: undefined };
+  if (!encoded) return { memory: undefined, later: [], prefix: undefined };
+  const read = (texts: EncodedTexts): TextMemory => readTexts(decoder, decoder.textProjection, texts);
+  const later = (encoded.later ?? []).map(({ from, texts }) => ({ from, memory: read(texts) }));
+  return { memory: read(encoded), later, prefix: undefined };
 }
 
 /** Frees what {@link condition} made. */
-export function disposeConditioning({ memory, prefix }: Conditioning): void {
+export function disposeConditioning({ memory, later, prefix }: Conditioning): void {
   if (memory) disposeMemory(memory);
+  later.forEach((one) => disposeMemory(one.memory));
   prefix?.embeddings.dispose();
 }
 

@@ -5,6 +5,7 @@ import type * as tf from "@tensorflow/tfjs-core";
 import { announce, type Taps, type Walk } from "../runtime/announce.js";
 import { Owner } from "../runtime/owner.js";
 import type { Uniforms } from "../runtime/random.js";
+import { memoryAt, partsOf, type LaterMemory } from "./conditioning.js";
 import type { DecoderConfig } from "./config.js";
 import {
   disposeState,
@@ -44,6 +45,7 @@ export interface GenerationPlan {
   readonly prompt: readonly Codes[] | undefined; // the first of the F: one per item, all of one length below F
   readonly rows: Rows;
   readonly memory: TextMemory | undefined; // the text of the first rows; stays the caller's
+  readonly later: readonly LaterMemory[]; // that take its place, in order
   readonly prefix: Prefix | undefined; // what a melody model reads first; stays the caller's
   readonly guidance: number;
   readonly sampling: SamplingOptions;
@@ -78,9 +80,19 @@ export function isPassStop(stop: PassStop | CompletedFrames): stop is PassStop {
   return "announcement" in stop;
 }
 
-/** How many passes a sequence of F frames takes: prefill over the BOS column and the prompt, then one for each position. */
-export function passCount(frames: number, promptFrames: number, { delays }: DelayPattern): number {
-  return frames + Math.max(...delays) - promptFrames;
+/**
+ * How many passes a sequence of F frames takes: prefill over the BOS column and the prompt, in parts where texts take over
+ * within it, then one for each position.
+ */
+export function passCount(
+  window: FrameRange,
+  promptFrames: number,
+  { delays }: DelayPattern,
+  later: readonly { readonly from: number }[],
+): number {
+  const { first, end } = window;
+  const parts = partsOf(first, first + promptFrames + 1, later).length;
+  return parts - 1 + end - first + Math.max(...delays) - promptFrames;
 }
 
 /**
@@ -106,43 +118,48 @@ export async function* generateCodes(
     delayCodes(plan.prompt?.[item] ?? noPrompt, pattern, frames),
   ); // B × [K, M]
 
-  const passes = passCount(frames, promptFrames, pattern);
-  // The last column that was filled is promptFrames + step; a frame is complete when its last codebook is.
+  const passes = passCount(window, promptFrames, pattern, plan.later);
+  const prefill = partsOf(window.first, window.first + promptFrames + 1, plan.later).map((from) => from - window.first);
+  const columnAt = (step: number): number => prefill[step] ?? promptFrames + 1 + step - prefill.length;
+  // The last column that was filled is that of the next pass; a frame is complete when its last codebook is.
   const completeAfter = (step: number): number =>
-    step === passes ? frames : Math.max(promptFrames, promptFrames + step - Math.max(...pattern.delays));
+    step === passes ? frames : Math.max(promptFrames, columnAt(step) - Math.max(...pattern.delays));
   let held: DecoderState | undefined; // while no pass owns it
   let step = 0;
   try {
     for (; step < passes && !signal?.aborted; step++) {
-      const isPrefill = step === 0;
-      const firstColumn = isPrefill ? 0 : promptFrames + step;
-      const count = isPrefill ? promptFrames + 1 : 1;
+      const isFirst = step === 0;
+      const firstColumn = columnAt(step);
+      const count = columnAt(step + 1) - firstColumn;
+      const { memory, textSegment } = memoryAt(window.first + firstColumn, plan);
       const pass: DecoderContext = {
-        phase: isPrefill ? "prefill" : "decode",
+        phase: step < prefill.length ? "prefill" : "decode",
         step: plan.passesBefore + step,
         firstPosition: window.first + firstColumn,
-        positions: count + (isPrefill ? prefixSize(prefix) : 0),
-        prefix: isPrefill ? prefix : NO_PREFIX,
+        positions: count + (isFirst ? prefixSize(prefix) : 0),
+        prefix: isFirst ? prefix : NO_PREFIX,
         rows,
         pattern,
         frames: plan.frames,
         window,
         frameRate: plan.frameRate,
+        textSegment,
       };
       const input: DecoderInput = {
         ids: columns(sequences, codebooks, length, firstColumn, count), // [B, K, T − P]
         batch: rows.batch,
         positions: count,
         rows: rowCount(rows),
-        prefix: isPrefill ? plan.prefix?.embeddings : undefined,
+        prefix: isFirst ? plan.prefix?.embeddings : undefined,
       };
-      const walk = generationStep(decoder, plan, input, held ?? initialState(decoder.config), taps);
+      const walk = generationStep(decoder, plan, input, memory, held ?? initialState(decoder.config), taps);
       held = undefined;
       const stepped = yield* locate(walk, pass);
       held = stepped.state;
       try {
         const logits = await stepped.guided.data(); // [B, K, 1, V]
-        fillColumn(sequences, logits as Float32Array, plan, pattern, firstColumn + count, promptFrames);
+        const next = firstColumn + count;
+        if (next > promptFrames) fillColumn(sequences, logits as Float32Array, plan, pattern, next, promptFrames);
       } finally {
         stepped.guided.dispose();
       }
@@ -166,6 +183,7 @@ function* generationStep(
   decoder: Decoder,
   plan: GenerationPlan,
   input: DecoderInput,
+  memory: TextMemory | undefined,
   state: DecoderState,
   taps: Taps,
 ): Walk<{ guided: tf.Tensor4D; state: DecoderState | undefined }> {
@@ -173,7 +191,7 @@ function* generationStep(
     decoder.weights,
     decoder.config,
     input,
-    { state, memory: plan.memory, logits: "last", positionTable: decoder.positionTable },
+    { state, memory, logits: "last", positionTable: decoder.positionTable },
     taps,
   );
   const owner = new Owner();
@@ -191,7 +209,7 @@ function* generationStep(
 }
 
 /** Columns `first` … `first + count − 1` of every item. @returns [B, K, T] */
-function columns(
+export function columns(
   sequences: readonly Int32Array[], // B × [K, M]
   codebooks: number,
   length: number,

@@ -59,7 +59,7 @@ export function planWindows(
 }
 
 /** A clip to generate, in as many windows as it takes. */
-export interface ClipPlan extends Omit<GenerationPlan, "window" | "memory" | "prefix" | "passesBefore"> {
+export interface ClipPlan extends Omit<GenerationPlan, "window" | "memory" | "later" | "prefix" | "passesBefore"> {
   readonly windows: readonly ClipWindow[];
   readonly encoded: EncodedTexts | undefined;
   readonly melody: MelodyConfig | undefined; // how the model reads melodies
@@ -80,7 +80,8 @@ export async function* generateWindows(
 ): AsyncGenerator<PassStop | CompletedFrames, GeneratedCodes, void> {
   const { codebooks, codebookSize, audioChannels } = decoder.config;
   const pattern = delayPattern(codebooks, audioChannels, codebookSize);
-  const passes = plan.windows.map(({ first, end, known }) => passCount(end - first, known, pattern));
+  const later = plan.encoded?.later ?? [];
+  const passes = plan.windows.map((window) => passCount(window, window.known, pattern, later));
   const total = passes.reduce((sum, count) => sum + count, 0);
   const clips = Array.from({ length: plan.rows.batch }, (_, item) => new GrowingCodes(codebooks, plan.prompt?.[item]));
   if (plan.prompt) yield { first: 0, codes: plan.prompt };

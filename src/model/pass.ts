@@ -22,6 +22,7 @@ export interface DecoderContext {
   readonly frames: number; // F, of the whole clip
   readonly window: FrameRange; // those of them that this pass's sequence covers
   readonly frameRate: number; // frames per second
+  readonly textSegment?: number | undefined; // which of the texts over time is read, from 0; undefined: no row reads one
 }
 
 /** Of passes that nothing precedes. */

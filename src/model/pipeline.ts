@@ -1,8 +1,8 @@
-import type * as tf from "@tensorflow/tfjs-core";
-
 import type { Audio } from "../audio/audio.js";
 import type { Taps } from "../runtime/announce.js";
 import { uniformStream } from "../runtime/random.js";
+import type { T5Config } from "../text/config.js";
+import type { T5Weights } from "../text/t5.js";
 import type { TokenBatch } from "../text/tokenizer.js";
 import { joinTokens } from "../text/tokens.js";
 import { audioToCodes, codesToAudio, type Codec } from "./codec-audio.js";
@@ -15,7 +15,7 @@ import type { Melody } from "./melody.js";
 import type { Networks } from "./networks.js";
 import type { PassStop } from "./pass.js";
 import type { Progress, ResolvedRequest } from "./request.js";
-import type { EncodedTexts } from "./text-states.js";
+import { disposeTexts, type EncodedTexts } from "./text-states.js";
 
 /**
  * From prompt to sound: text → states → codes → waveform. Each network is asked for when its turn comes, so that they can
@@ -27,9 +27,16 @@ export interface PipelineInput {
   readonly request: ResolvedRequest;
   readonly rows: Rows;
   readonly texts: TokenBatch | undefined; // one row for all clips, or for each
+  readonly laterTexts: readonly LaterTokens[]; // that take their place, in order
   readonly negatives: TokenBatch | undefined;
   readonly prompts: readonly Audio[]; // none, one for all clips, or one for each
   readonly melodies: readonly Melody[]; // of a melody model: none, one for all clips, or one for each
+}
+
+/** Texts that take over at a position. */
+export interface LaterTokens {
+  readonly from: number;
+  readonly texts: TokenBatch;
 }
 
 /** Who looks on. */
@@ -53,38 +60,65 @@ export async function* generateClips(
   observer: PipelineObserver,
 ): AsyncGenerator<PassStop, { readonly clips: readonly Clip[]; readonly interrupted: boolean }, void> {
   observer.onProgress?.({ stage: "text", done: 0, total: 1 });
-  const encoded = yield* encodeTexts(networks, input.rows.batch, input.texts, input.negatives, observer.taps);
+  const encoded = yield* encodeTexts(networks, input.rows.batch, input, observer.taps);
   try {
     const prompt = yield* encodePrompts(networks, input, observer);
     const generated = yield* passStops(runDecoderNetwork(networks, input, encoded, prompt, observer));
     const clips = yield* decodeClips(networks, input.request, generated, observer);
     return { clips, interrupted: generated.interrupted };
   } finally {
-    encoded?.states.dispose();
+    if (encoded) disposeTexts(encoded);
   }
 }
 
 /**
- * One pass of the text encoder over all texts. @returns undefined without texts; the states are owned by the caller.
+ * One pass of the text encoder over all texts, and one more for those of each later time: so that a clip up to there is
+ * to the last bit what it would be without them.
  *
  * @param batch B; row b reads text b, or the only one, and row B + b negative b
+ * @returns undefined without texts; owned by the caller.
  */
 export async function* encodeTexts(
   networks: Networks,
   batch: number,
-  texts: TokenBatch | undefined,
-  negatives: TokenBatch | undefined,
+  texts: TextTokens,
   taps: Taps,
 ): AsyncGenerator<PassStop, EncodedTexts | undefined, void> {
+  if (!texts.texts) return undefined;
+  return yield* textStops(await networks.text(), networks.config.text, batch, texts, taps);
+}
+
+/** The tokens of all texts of a run. */
+export type TextTokens = Pick<PipelineInput, "texts" | "laterTexts" | "negatives">;
+
+/** The same without waiting. */
+export function* textStops(
+  weights: T5Weights,
+  config: T5Config,
+  batch: number,
+  { texts, laterTexts, negatives }: TextTokens,
+  taps: Taps,
+): Generator<PassStop, EncodedTexts | undefined, void> {
   if (!texts) return undefined;
-  const { tokens, textOfRow } = assignTexts(batch, texts, negatives);
-  const weights = await networks.text();
-  const states: tf.Tensor3D = yield* encodeTextStops(weights, networks.config.text, tokens, taps); // [N, S, Dt]
-  return { states, mask: tokens.mask, textOfRow };
+  const encode = function* (own: TokenBatch): Generator<PassStop, EncodedTexts, void> {
+    const { tokens, textOfRow } = assignTexts(batch, own, negatives);
+    const states = yield* encodeTextStops(weights, config, tokens, taps); // [N, S, Dt]
+    return { states, mask: tokens.mask, textOfRow };
+  };
+  const encoded: EncodedTexts[] = [];
+  let finished = false;
+  try {
+    for (const own of [texts, ...laterTexts.map((later) => later.texts)]) encoded.push(yield* encode(own));
+    finished = true;
+  } finally {
+    if (!finished) encoded.forEach(disposeTexts);
+  }
+  const [first, ...others] = encoded;
+  return first && { ...first, later: others.map((one, index) => ({ from: laterTexts[index]?.from ?? 0, texts: one })) };
 }
 
 /** All texts as one batch, and which of them each row reads. */
-export function assignTexts(
+function assignTexts(
   batch: number,
   texts: TokenBatch,
   negatives: TokenBatch | undefined,

@@ -6,6 +6,7 @@ import type { Rows } from "./guidance.js";
 import { planWindows, strideFrames, type ClipWindow } from "./long-form.js";
 import type { Melody } from "./melody.js";
 import { checkSampling, DEFAULT_SAMPLING, type SamplingOptions } from "./sampling.js";
+import { textInputs, type TimedText } from "./timed-text.js";
 
 /** One text for all clips, a text for each, or token ids with one row for all or for each. */
 export type TextInput = string | readonly string[] | TokenBatch;
@@ -19,8 +20,11 @@ export interface Progress {
 
 /** What to generate. */
 export interface GenerateOptions {
-  /** What the music should be. Without it the model plays unconditionally, unguided. */
-  readonly text?: TextInput | undefined;
+  /**
+   * What the music should be, for all of the clip or changing over time: `[{ text: "jazz" }, { from: 8, text: "electronic" }]`.
+   * Without it the model plays unconditionally, unguided.
+   */
+  readonly text?: TextInput | TimedText | undefined;
   /** What it should not be: guidance then steers away from this text instead of from no text. */
   readonly negative?: TextInput | undefined;
   /**
@@ -130,7 +134,7 @@ function resolveSeeds(given: GenerateOptions["seed"]): Pick<ResolvedRequest, "se
 /** How many clips: `count`, which lists of texts and prompts must match. */
 function resolveCount({ count, text, negative, promptAudio, melody, seed }: GenerateOptions): number {
   const lists = [
-    ["text", items(text)],
+    ...textInputs(text ?? "").map((one) => ["text", items(one)] as const),
     ["negative", items(negative)],
     ["promptAudio", Array.isArray(promptAudio) ? promptAudio.length : 1],
     ["melody", Array.isArray(melody) ? melody.length : 1],
@@ -160,7 +164,8 @@ export function planRows({ count, guidance }: ResolvedRequest, hasCondition: boo
   return { batch: count, roles: ["cond", hasNegative ? "negative" : "null"] };
 }
 
-function resolveLength(
+/** Length of a clip in frames and samples. @throws {UsageError} */
+export function resolveLength(
   { seconds, frames }: GenerateOptions,
   { frameRate, hop, sampleRate }: MusicGenConfig["codec"],
 ): { frames: number; samples: number } {

@@ -12,6 +12,7 @@ import {
   type PipelineInput,
   type PipelineObserver,
 } from "./pipeline.js";
+import { disposeTexts } from "./text-states.js";
 
 /** Sound as it is generated: text → states → codes, and each frame decoded once the few after it are there. */
 
@@ -47,7 +48,7 @@ export async function* streamClips(
   requireTogether(networks);
   const { samples, count } = input.request;
   observer.onProgress?.({ stage: "text", done: 0, total: 1 });
-  const encoded = yield* encodeTexts(networks, input.rows.batch, input.texts, input.negatives, observer.taps);
+  const encoded = yield* encodeTexts(networks, input.rows.batch, input, observer.taps);
   const channels = networks.config.decoder.audioChannels;
   let waves: WaveStream | undefined;
   try {
@@ -62,7 +63,7 @@ export async function* streamClips(
     return generated;
   } finally {
     waves?.dispose();
-    encoded?.states.dispose();
+    if (encoded) disposeTexts(encoded);
   }
 }
 

@@ -7,6 +7,19 @@ export interface EncodedTexts {
   readonly states: tf.Tensor3D; // [N, S, Dt]
   readonly mask: Int32Array; // [N, S]: 1 for a token, 0 for padding
   readonly textOfRow: readonly number[]; // for each of the first Rc rows, 0 … N − 1
+  readonly later?: readonly LaterTexts[] | undefined; // that take their place, in order
+}
+
+/** Texts that rows read from a position on. */
+export interface LaterTexts {
+  readonly from: number; // absolute position
+  readonly texts: EncodedTexts;
+}
+
+/** Frees the states of texts, and of those that take their place. */
+export function disposeTexts({ states, later }: EncodedTexts): void {
+  states.dispose();
+  later?.forEach(({ texts }) => disposeTexts(texts));
 }
 
 /**

@@ -1,3 +1,4 @@
+import type { TextStretch } from "../model/timed-text.js";
 import { invalid } from "./fields.js";
 import type { InterventionSpec, Ramp, SteeringSpec } from "./spec.js";
 
@@ -58,7 +59,7 @@ export function layOut({ segments, time, prompt }: SteeringSpec, timeline: Timel
         `A frame lasts ${1 / perUnit} ${time}`,
       );
     }
-    if (!prompt && last <= promptFrames) {
+    if (!prompt && steer.length > 0 && last <= promptFrames) {
       throw invalid(
         `${path}.until`,
         `${until}, within the audio prompt of ${promptFrames / perUnit} ${time}`,
@@ -72,6 +73,16 @@ export function layOut({ segments, time, prompt }: SteeringSpec, timeline: Timel
       throw invalid(`${path}.steer[${number}].ramp.over`, found, "Give at most that, or null for all of it");
     });
     return { first, end: last === frames ? Infinity : last, length: last - first };
+  });
+}
+
+/** The texts of segments, as the positions that read them: those that the segment's directions steer. */
+export function layOutTexts({ segments, time }: SteeringSpec, frameRate: number): readonly TextStretch[] {
+  const perUnit = time === "seconds" ? frameRate : 1;
+  return segments.flatMap(({ from, until, text }, index) => {
+    if (text === null) return [];
+    const end = until === null ? null : positionOf(until * perUnit);
+    return [{ first: positionOf(from * perUnit), end, text, path: `segments[${index}].text` }];
   });
 }
 

@@ -26,6 +26,9 @@ export interface SegmentSpec {
   readonly from: number;
   /** Not included; null: to the end of the clip. */
   readonly until: number | null;
+  /** What the model reads in this stretch, instead of the clip's own text. Null: the clip's own. */
+  readonly text: string | null;
+  /** Empty only where there is a text. */
   readonly steer: readonly InterventionSpec[];
 }
 
@@ -197,19 +200,16 @@ function parseSegment(
   time: SteeringSpec["time"],
 ): SegmentSpec {
   const fields = new Fields(value, path);
-  if (fields.has("text")) {
-    throw fields.invalid(
-      "text",
-      "a text for a segment",
-      "A clip is generated from one text: give it to generate, and steer by directions over time",
-    );
-  }
   const whole = time === "frames";
   const from = fields.number("from", { min: 0, whole }, 0);
   const until = (fields.value("until") ?? null) === null ? null : fields.number("until", { above: from, whole });
-  const steer = fields.list("steer").map((item) => parseIntervention(item.value, item.path, vectors, whole));
+  const text = optionalText(fields, "text");
+  const isTextOnly = text !== null && isEmptyList(fields.value("steer") ?? []);
+  const steer = isTextOnly
+    ? []
+    : fields.list("steer").map((item) => parseIntervention(item.value, item.path, vectors, whole));
   fields.finish();
-  return { from, until, steer };
+  return { from, until, text, steer };
 }
 
 function checkOrder(segments: readonly SegmentSpec[]): void {

@@ -14,7 +14,7 @@ import {
   type PlannedIntervention,
   type SteerableModel,
 } from "./plan.js";
-import { isDrawn, layOut, strengthAt, type Stretch } from "./schedule.js";
+import { isDrawn, layOut, layOutTexts, strengthAt, type Stretch } from "./schedule.js";
 import { SiteSteps } from "./site-steps.js";
 import { parseSpec, type SteeringSpec } from "./spec.js";
 import { StrengthTensors, type Strengths } from "./strengths.js";
@@ -76,6 +76,7 @@ export function steer(
   return {
     spec: parsed,
     record: { spec: parsed, vectors: provenance(parsed, vectors) },
+    texts: (frameRate) => layOutTexts(parsed, frameRate),
     begin: (run) => new SteeringRun(parsed, plan, gates, run, options),
   };
 }
