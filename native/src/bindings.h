@@ -19,5 +19,6 @@ extern const Binding kArithmeticBindings[]; // elementwise, reductions, products
 extern const Binding kLayoutBindings[];     // copies, lookup, sorting
 extern const Binding kAttentionBindings[];  // key-value stores and attention
 extern const Binding kSteeringBindings[];   // moving activations along directions
+extern const Binding kSolvingBindings[];    // linear equations
 
 }  // namespace tonearm

@@ -146,6 +146,12 @@ struct KernelTable {
   void (*quantizeInt4)(const float* x, Index inputs, Index stride, std::uint8_t* y, std::uint16_t* scales);
   /// Columns [0, inputs) of one row of a weight as floats.
   void (*decodeRow)(const WeightView& weights, Index row, float* y);
+
+  /// C[m,n] −= A[m,k]·B[n,k]ᵀ in float64.
+  void (*subtractProducts)(const double* a, Index aRow, const double* b, Index bRow, double* c, Index cRow, Index m, Index n,
+                           Index k);
+  /// y[0 … n) −= Σ_r scales[r]·X[r, 0 … n) in float64.
+  void (*subtractRows)(const double* x, Index xRow, const double* scales, Index count, double* y, Index n);
 };
 
 namespace generic { extern const KernelTable kernels; }

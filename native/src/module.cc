@@ -47,7 +47,7 @@ NAPI_MODULE_INIT() {
   using namespace tonearm;
   for (const Binding* bindings :
        {kRuntimeBindings, kWeightBindings, kArithmeticBindings, kLayoutBindings, kAttentionBindings,
-        kSteeringBindings})
+        kSteeringBindings, kSolvingBindings})
     registerAll(env, exports, bindings);
   return exports;
 }

@@ -1,6 +1,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 
 import { UsageError } from "../errors.js";
+import { compiledCholesky, type CompiledCholesky } from "../runtime/cholesky.js";
 
 /**
  * The dense linear algebra of probes. Large products run on the tensor backend in float32; what must be exact (sums,
@@ -57,14 +58,17 @@ const REFINED = 1e-12;
 /**
  * Factorises a symmetric positive definite matrix [n, n], which is left as it was.
  *
- * Large ones are factorised in float32 by panels on the tensor backend, and each solution is then refined in float64 by
- * conjugate gradients with that factor as preconditioner. Where float32 does not reach the residual asked for, the
- * float64 factor is computed and used: both ways give the solution of the matrix as given.
+ * A backend with compiled float64 does it so. On others, large ones are factorised in float32 by panels on the tensor
+ * backend, and each solution is then refined in float64 by conjugate gradients with that factor as preconditioner. Where
+ * float32 does not reach the residual asked for, the float64 factor is computed and used: all ways give the solution of
+ * the matrix as given.
  *
  * @param refined ‖residual‖ / ‖right side‖ at which refinement ends; the float64 way is exact in any case
  * @throws {UsageError} if it is not positive definite.
  */
 export async function factorise(matrix: Float64Array, n: number, refined: number = REFINED): Promise<Factorised> {
+  const compiled = compiledCholesky();
+  if (compiled) return factoriseCompiled(compiled, matrix, n);
   const exact = once(() => exactFactor(matrix, n));
   const rough = n < SMALL ? undefined : await panelCholesky(matrix, n);
   if (rough === undefined) {
@@ -79,10 +83,26 @@ export async function factorise(matrix: Float64Array, n: number, refined: number
   };
 }
 
+function factoriseCompiled(compiled: CompiledCholesky, matrix: Float64Array, n: number): Factorised {
+  const factor = matrix.slice();
+  if (!compiled.factorise(factor, n)) throw notDefinite(n);
+  return {
+    solve: (sides) => {
+      const solutions = sides.slice();
+      compiled.solve(factor, n, solutions);
+      return solutions;
+    },
+  };
+}
+
 function exactFactor(matrix: Float64Array, n: number): Float64Array {
   const factor = matrix.slice();
   if (choleskyInPlace(factor, n)) return factor;
-  throw new UsageError({
+  throw notDefinite(n);
+}
+
+function notDefinite(n: number): UsageError {
+  return new UsageError({
     asked: `solve ${n} linear equations`,
     found: "a matrix that is not positive definite: features depend on each other linearly",
     todo: "Give the ridge a penalty above 0",

@@ -1,5 +1,6 @@
 // The kernels of one instruction set: this file is compiled once for each (see isa.h).
 #include "attention.h"
+#include "doubles.h"
 #include "gemm.h"
 #include "linear.h"
 #include "quantize.h"
@@ -14,6 +15,7 @@ extern const KernelTable kernels;
 const KernelTable kernels = {
     TONEARM_NAME_OF(TONEARM_ISA), linear, prepareRow, gemm, kGemmScratch, attention, unary, binary, reduce, argMax, softmax,
     normalize, lstmCell, toHalf, quantizeInt8, quantizeInt4, decodeRow,
+    subtractProducts, subtractRows,
 };
 
 }  // namespace tonearm::TONEARM_ISA
