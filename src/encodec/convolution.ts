@@ -127,6 +127,9 @@ interface ConvolutionSizes {
   readonly kernel: number; // k
 }
 
+/** Outputs laid out at once: as many source rows as the first-level cache can follow. */
+const BLOCK = 32;
+
 /**
  * Reads a convolution from `scope`, folds its weight norm and lays it out for TF.js.
  *
@@ -140,10 +143,13 @@ export async function loadConvolution(
 ): Promise<Convolution> {
   const weight = await normalizedWeight(scope, [outputs, inputs, kernel]); // [C', C, k]
   const filter = new Float32Array(weight.length); // [k, C, C']
-  for (let output = 0; output < outputs; output++) {
+  for (let first = 0; first < outputs; first += BLOCK) {
+    const end = Math.min(first + BLOCK, outputs);
     for (let input = 0; input < inputs; input++) {
       for (let tap = 0; tap < kernel; tap++) {
-        filter[(tap * inputs + input) * outputs + output] = weight[(output * inputs + input) * kernel + tap] ?? NaN;
+        for (let output = first; output < end; output++) {
+          filter[(tap * inputs + input) * outputs + output] = weight[(output * inputs + input) * kernel + tap] ?? NaN;
+        }
       }
     }
   }
@@ -168,10 +174,10 @@ export async function loadTransposedConvolution(
   const weight = await normalizedWeight(scope, [inputs, outputs, kernel]); // [C, C', 2s]
   const filter = new Float32Array(weight.length); // [2, C, s, C']
   for (let input = 0; input < inputs; input++) {
-    for (let output = 0; output < outputs; output++) {
-      for (let tap = 0; tap < kernel; tap++) {
-        const frame = tap < stride ? 1 : 0; // the first half of the kernel belongs to the later of two inputs
-        const block = (frame * inputs + input) * stride + (tap % stride);
+    for (let tap = 0; tap < kernel; tap++) {
+      const frame = tap < stride ? 1 : 0; // the first half of the kernel belongs to the later of two inputs
+      const block = (frame * inputs + input) * stride + (tap % stride);
+      for (let output = 0; output < outputs; output++) {
         filter[block * outputs + output] = weight[(input * outputs + output) * kernel + tap] ?? NaN;
       }
     }
@@ -198,9 +204,11 @@ async function normalizedWeight(scope: WeightScope, shape: readonly [number, num
   const weight = await scope.values(directionName, shape);
   const size = shape[1] * shape[2];
   for (const [row, gain] of gains.entries()) {
-    const direction = weight.subarray(row * size, (row + 1) * size);
-    const norm = Math.sqrt(direction.reduce((sum, value) => sum + value * value, 0));
-    for (let i = 0; i < size; i++) direction[i] = ((direction[i] ?? NaN) / norm) * gain;
+    const [start, end] = [row * size, (row + 1) * size];
+    let squares = 0;
+    for (let i = start; i < end; i++) squares += (weight[i] ?? NaN) ** 2;
+    const norm = Math.sqrt(squares);
+    for (let i = start; i < end; i++) weight[i] = ((weight[i] ?? NaN) / norm) * gain;
   }
   return weight;
 }
