@@ -122,17 +122,33 @@ def degraded(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return audio + rng.standard_normal(len(audio)).astype(np.float32) * level
 
 
-def features_of(split: str, settings: Settings, noise: bool) -> Tensor:
+def coded(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The clip with noise of its own spectrum 3 to 20 dB below it, as any lossy coding leaves: every bin of every frame errs by a share."""
+    window = np.sin(np.pi * (np.arange(SIZE) + 0.5) / SIZE)
+    padded = np.pad(audio, (SIZE // 2, SIZE))
+    frames = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, SIZE)[:: SIZE // 2] * window)
+    error = rng.standard_normal((2, *frames.shape)) / np.sqrt(2)
+    frames = np.fft.irfft(frames * (1 + 10 ** (-rng.uniform(3, 20) / 20) * (error[0] + 1j * error[1]))) * window
+    out = np.zeros((len(frames) + 1) * SIZE // 2)
+    out[: len(frames) * SIZE // 2] += frames[:, : SIZE // 2].ravel()
+    out[SIZE // 2 :] += frames[:, SIZE // 2 :].ravel()
+    return out[SIZE // 2 : SIZE // 2 + len(audio)].astype(np.float32)
+
+
+# Every clip of the judge's is heard three times. None of these is, or knows of, the codec that is to be judged.
+VERSIONS = {"clean": lambda audio, rng: audio, "noise": degraded, "coded": coded}
+
+
+def features_of(split: str, settings: Settings, version: str) -> Tensor:
     """Features of all clips of a split [clips, COUNT], cached."""
-    path = settings.work / "judge" / f"{split}{'.noise' if noise else ''}.pt"
+    path = settings.work / "judge" / f"{split}.{version}.pt"
     if path.exists():
         return torch.load(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     compute, audio, rng = Features(), open_audio(split, settings), np.random.default_rng((settings.seed, 13))
     rows = []
     for index in range(len(plan(split, settings))):
-        clip = audio[index].astype(np.float32) / 32768
-        rows.append(compute(degraded(clip, rng) if noise else clip))
+        rows.append(compute(VERSIONS[version](audio[index].astype(np.float32) / 32768, rng)))
     torch.save(torch.stack(rows), path)
     return torch.stack(rows)
 
@@ -171,12 +187,12 @@ def run(settings: Settings) -> None:
         features, targets = [], []
         for split in ("judge", "judge2"):
             rows, found = select(split, task, settings)
-            for noise in (False, True):
-                features.append(features_of(split, settings, noise)[rows])
+            for version in VERSIONS:
+                features.append(features_of(split, settings, version)[rows])
                 targets.append(found)
         x, y = torch.cat(features), torch.cat(targets)
         rows, wanted = select("heldout", task, settings)
-        test = features_of("heldout", settings, False)[rows]
+        test = features_of("heldout", settings, "clean")[rows]
         model = fit(x, y, len(names), settings.seed)
         with torch.no_grad():
             guess = model(test).argmax(1)
