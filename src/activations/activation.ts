@@ -51,6 +51,11 @@ export class Activation {
     });
   }
 
+  /** Whether the tensor is freed, so that reading {@link value} throws. */
+  get isFreed(): boolean {
+    return this.#announcement.result.isDisposed;
+  }
+
   /**
    * The network goes on with `tensor` instead, and owns it from here on.
    *

@@ -1,8 +1,7 @@
 import * as tf from "@tensorflow/tfjs-core";
 
 import { SiteError } from "../errors.js";
-import type { PassStop } from "../model/pass.js";
-import type { Taps } from "../runtime/announce.js";
+import type { PassStop, PassTaps } from "../model/pass.js";
 import { Activation } from "./activation.js";
 import type { Site } from "./catalogue.js";
 import { selectSites, type SiteSelection } from "./select.js";
@@ -21,8 +20,9 @@ export interface Hook {
   /** Whether it may end a run without having been called; false makes that an error, which is the default. */
   readonly optional?: boolean | undefined;
   /**
-   * Whether what it returns needs no look for NaN and infinity, which reads every value back from the backend. For hooks
-   * of tonearm itself, whose arithmetic is finite for the finite numbers it was checked to start from.
+   * Whether it answers at once, and what it returns needs no look for NaN and infinity, which reads every value back from
+   * the backend. For hooks of tonearm itself, whose arithmetic is finite for the finite numbers it was checked to start
+   * from. Where all hooks at a site are trusted, a generation calls them without leaving the pass.
    */
   readonly trusted?: boolean | undefined;
 }
@@ -47,7 +47,7 @@ interface PlacedHook {
  * Hooks placed on the sites of one model for one run. Several hooks on a site run in the order in which they were given,
  * each on what the one before left.
  */
-export class PlacedHooks implements Taps {
+export class PlacedHooks implements PassTaps {
   readonly #placed: readonly PlacedHook[];
   readonly #bySite = new Map<string, PlacedHook[]>();
 
@@ -79,15 +79,22 @@ export class PlacedHooks implements Taps {
   async run(stop: PassStop): Promise<void> {
     const at = new Activation(stop);
     for (const placed of this.#bySite.get(at.site) ?? []) {
-      placed.fired++;
-      placed.reached.add(at.site);
       const before = at.value;
-      const returned: unknown = await placed.hook.run(before, at);
-      if (returned !== undefined && returned !== before) replace(at, returned, placed);
-      if (stop.announcement.result.isDisposed)
-        throw misbehaved(placed, at.site, "it disposed the value, which is the network's");
+      follow(before, await call(placed, before, at), at, placed);
       if (at.value !== before && placed.hook.trusted !== true) await requireFinite(at.value, placed, at.site);
     }
+  }
+
+  /** The same at once, where all hooks of the site are trusted. @returns whether they are */
+  attend(stop: PassStop): boolean {
+    const here = this.#bySite.get(stop.announcement.site) ?? [];
+    if (here.some(({ hook }) => hook.trusted !== true)) return false;
+    const at = new Activation(stop);
+    for (const placed of here) {
+      const before = at.value;
+      follow(before, call(placed, before, at), at, placed);
+    }
+    return true;
   }
 
   /** What became of each hook so far. */
@@ -132,6 +139,18 @@ export async function driveHooks<Result>(
   } finally {
     await walk.return(undefined as never); // no effect on a walk that has ended
   }
+}
+
+function call(placed: PlacedHook, value: tf.Tensor, at: Activation): unknown {
+  placed.fired++;
+  placed.reached.add(at.site);
+  return placed.hook.run(value, at);
+}
+
+/** Goes on with what a hook left. */
+function follow(before: tf.Tensor, returned: unknown, at: Activation, placed: PlacedHook): void {
+  if (returned !== undefined && returned !== before) replace(at, returned, placed);
+  if (at.isFreed) throw misbehaved(placed, at.site, "it disposed the value, which is the network's");
 }
 
 /** Goes on with what a hook returned, or frees and refuses it. */

@@ -28,7 +28,7 @@ import {
 } from "./delay.js";
 import { guideLogits, rowCount, type Rows } from "./guidance.js";
 import type { Prefix } from "./melody.js";
-import { locate, NO_PREFIX, prefixSize, type DecoderContext, type PassStop } from "./pass.js";
+import { locate, NO_PREFIX, prefixSize, type DecoderContext, type PassStop, type PassTaps } from "./pass.js";
 import { sampleToken, type SamplingOptions } from "./sampling.js";
 
 /** A decoder ready to run. */
@@ -56,7 +56,7 @@ export interface GenerationPlan {
 
 /** Who looks on while it generates. */
 export interface GenerationObserver {
-  readonly taps: Taps;
+  readonly taps: PassTaps;
   /** Called after each pass. */
   readonly onStep?: ((done: number, total: number) => void) | undefined;
   /** Ends the generation after the pass that is running. */
@@ -154,7 +154,7 @@ export async function* generateCodes(
       };
       const walk = generationStep(decoder, plan, input, memory, held ?? initialState(decoder.config), taps);
       held = undefined;
-      const stepped = yield* locate(walk, pass);
+      const stepped = yield* locate(walk, pass, taps);
       held = stepped.state;
       try {
         const logits = await stepped.guided.data(); // [B, K, 1, V]

@@ -1,4 +1,4 @@
-import type { Announcement, Walk } from "../runtime/announce.js";
+import type { Announcement, Taps, Walk } from "../runtime/announce.js";
 import type { DelayPattern, FrameRange } from "./delay.js";
 import type { Rows } from "./guidance.js";
 import type { PrefixLength } from "./melody.js";
@@ -61,13 +61,28 @@ export interface PassStop {
   readonly pass: PassContext;
 }
 
-/** Gives each announcement of a walk its place. */
-export function* locate<Result>(walk: Walk<Result>, pass: PassContext): Generator<PassStop, Result, void> {
+/** A consumer of passes. */
+export interface PassTaps extends Taps {
+  /**
+   * Deals with a stop in the midst of the pass, which spares it the way out through all generators around it.
+   *
+   * @returns false if it can't: the stop is then yielded.
+   */
+  attend?(stop: PassStop): boolean;
+}
+
+/** Gives each announcement of a walk its place. Yields those that `taps` doesn't deal with at once. */
+export function* locate<Result>(
+  walk: Walk<Result>,
+  pass: PassContext,
+  taps?: PassTaps,
+): Generator<PassStop, Result, void> {
   try {
     for (;;) {
       const next = walk.next();
       if (next.done) return next.value;
-      yield { announcement: next.value, pass };
+      const stop = { announcement: next.value, pass };
+      if (taps?.attend?.(stop) !== true) yield stop;
     }
   } finally {
     walk.return(undefined as never); // no effect on a walk that has ended
