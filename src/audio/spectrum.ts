@@ -4,25 +4,33 @@
 export interface FrameOptions {
   readonly size: number; // samples of a frame, a power of two
   readonly hop: number; // samples from one frame to the next
+  /** Without it true: see below. False: the first frame begins at sample 0, and only whole frames count. */
+  readonly centred?: boolean | undefined;
 }
 
 /**
  * Power spectra |S|² under a periodic Hann window. Frames are centred on samples 0, hop, 2 hop, … and the sound's ends are
- * continued by reflection, as `torch.stft` with `center` does.
+ * continued by reflection, as `torch.stft` with `center` does; with `centred: false` frames are whole ones, the first from
+ * sample 0 on.
  *
  * @param samples mono, at least one
- * @returns 1 + ⌊N / hop⌋ frames, one after another, each of size / 2 + 1 values. A frame is overwritten by the next one.
+ * @returns 1 + ⌊N / hop⌋ frames (not centred: 1 + ⌊(N − size) / hop⌋, none of a shorter sound), one after another, each of
+ *   size / 2 + 1 values. A frame is overwritten by the next one.
  * @throws {RangeError} if the size is no power of two.
  */
-export function* powerSpectra(samples: Float32Array, { size, hop }: FrameOptions): Generator<Float64Array, void> {
+export function* powerSpectra(
+  samples: Float32Array,
+  { size, hop, centred = true }: FrameOptions,
+): Generator<Float64Array, void> {
   const transform = new Fourier(size);
   const window = Float64Array.from({ length: size }, (_, n) => 0.5 - 0.5 * Math.cos((2 * Math.PI * n) / size));
   const real = new Float64Array(size);
   const imaginary = new Float64Array(size);
   const power = new Float64Array(size / 2 + 1);
-  for (let centre = 0; centre <= samples.length; centre += hop) {
+  const [first, last] = centred ? [-size / 2, samples.length - size / 2] : [0, samples.length - size];
+  for (let start = first; start <= last; start += hop) {
     for (let n = 0; n < size; n++) {
-      real[n] = (window[n] ?? 0) * (samples[reflect(centre - size / 2 + n, samples.length)] ?? 0);
+      real[n] = (window[n] ?? 0) * (samples[reflect(start + n, samples.length)] ?? 0);
       imaginary[n] = 0;
     }
     transform.run(real, imaginary);
