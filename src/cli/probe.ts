@@ -25,6 +25,7 @@ interface Options {
   readonly seed: number;
   readonly normalize?: boolean;
   readonly penalty?: readonly string[];
+  readonly draws: number;
   readonly control: boolean;
   readonly compare?: EstimatorName;
   readonly results?: string;
@@ -52,7 +53,8 @@ export function probeCommand(): Command {
     .option("--folds <n>", "grouped folds that scores are held out over", parseNumber("--folds"), 5)
     .option("--seed <n>", "of folds, shuffling and resampling", parseNumber("--seed"), 0)
     .option("--normalize", "divide each activation by its length (default: for adam, as published)")
-    .option("--penalty <λ...>", "penalties to choose from, for ridge and logistic")
+    .option("--penalty <number...>", "penalties to choose from, for ridge and logistic")
+    .option("--draws <n>", "settings that rfm draws at random and chooses from; 0: its own", parseNumber("--draws"), 0)
     .option("--no-control", "leave out the probe of shuffled labels, which takes half the time")
     .addOption(
       new Option("--compare <estimator>", "a second estimator on the same folds, unit by unit").choices(ESTIMATORS),
@@ -73,7 +75,7 @@ async function run(directories: readonly string[], options: Options): Promise<vo
   const penalties = options.penalty?.map(readPenalty);
   const sweepOptions: Omit<ProbeOptions, "estimator"> = {
     ...{ label, kind, group, folds, seed, normalize, control },
-    options: penalties ? { ridge: { penalties }, logistic: { penalties } } : undefined,
+    options: { rfm: { draws: options.draws }, ...(penalties && { ridge: { penalties }, logistic: { penalties } }) },
     onProgress: (done, total) => {
       progress.update("probing sites", done, total);
     },

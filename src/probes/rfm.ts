@@ -1,4 +1,5 @@
 import { UsageError } from "../errors.js";
+import { uniformStream } from "../runtime/random.js";
 import { conceptsOf, takeGroups, takeTarget, targetColumns, type Training } from "./data.js";
 import { dot, factorise, multiply, product, takeRows, topEigenpair, type Matrix } from "./linear-algebra.js";
 import { centredRows, featureScales, probeMoments } from "./moments.js";
@@ -19,7 +20,8 @@ import { groupedFolds, rowsOf } from "./splits.js";
  * is fitted against all others.
  *
  * Two choices differ from the paper's, so that one setting serves every site: M is scaled to the trace of I after each
- * turn, and b is a multiple of the median distance of rows instead of a number drawn at random.
+ * turn, and b is a multiple of the median distance of rows. The paper's random search over settings is there for the
+ * asking: see {@link RfmOptions.draws}.
  */
 export interface RfmOptions {
   readonly turns?: number;
@@ -28,6 +30,12 @@ export interface RfmOptions {
   readonly penalty?: number; // λ
   readonly centre?: boolean; // subtract ḡ, which is all there is of a concept that is linear
   readonly standardize?: boolean;
+  /**
+   * How many settings to draw at random, as the paper does (100 a layer); the one with the least squared error on held-out
+   * groups is taken, for each concept by itself. 0 takes the settings as they are given. Drawn are b from 0.2 to 5 median
+   * distances and λ from 1e-5 to 10, both evenly in their logarithms, q from 0.7 to 1.4, and whether to centre.
+   */
+  readonly draws?: number;
 }
 
 const MAX_ROWS = 6000; // K has n² entries
@@ -41,11 +49,15 @@ const WORSE = 1.1; // turns end where the held-out error exceeds the best by thi
 export async function fitRfm(training: Training, options: RfmOptions = {}): Promise<Probe> {
   const { x, target, groups, seed } = training;
   const { turns = 15, bandwidth = 1, exponent = 1, penalty = 1e-3, centre = false, standardize = true } = options;
-  if (!(bandwidth > 0 && exponent > 0 && exponent <= 2 && penalty > 0 && turns >= 1) || x.rows > MAX_ROWS) {
+  const { draws = 0 } = options;
+  if (
+    !(bandwidth > 0 && exponent > 0 && exponent <= 2 && penalty > 0 && turns >= 1 && draws >= 0) ||
+    x.rows > MAX_ROWS
+  ) {
     throw new UsageError({
       asked: `a recursive feature machine on ${x.rows} rows`,
-      found: `bandwidth ${bandwidth}, exponent ${exponent}, penalty ${penalty}, ${turns} turns`,
-      todo: `Bandwidth and penalty are positive, the exponent up to 2, turns from 1 on, rows up to ${MAX_ROWS}`,
+      found: `bandwidth ${bandwidth}, exponent ${exponent}, penalty ${penalty}, ${turns} turns, ${draws} draws`,
+      todo: `Bandwidth and penalty are positive, the exponent up to 2, turns from 1 on, draws from 0 on, rows up to ${MAX_ROWS}`,
     });
   }
   const folds = groupedFolds(target, groups, 4, seed);
@@ -58,13 +70,18 @@ export async function fitRfm(training: Training, options: RfmOptions = {}): Prom
   const { count, values } = targetColumns(inner.target);
   const heldValues = targetColumns(takeTarget(target, held)).values;
 
+  const given = { turns, bandwidth, exponent, penalty, centre, draws };
   const concepts = conceptsOf(target).length;
   const directions = new Float64Array(concepts * x.columns);
   for (let column = 0; column < count; column++) {
     const y = values.slice(column * kept.length, (column + 1) * kept.length);
     const expected = heldValues.slice(column * held.length, (column + 1) * held.length);
-    const settings = { turns, bandwidth, exponent, penalty, centre };
-    const direction = await learn(rows, y, outside, expected, settings);
+    let learnt: Learnt | undefined;
+    for (const settings of given.draws === 0 ? [given] : drawSettings(given, seed)) {
+      const next = await learn(rows, y, outside, expected, settings);
+      if (learnt === undefined || next.error < learnt.error) learnt = next;
+    }
+    const direction = learnt?.direction ?? new Float64Array(x.columns);
     const raw = direction.map((value, index) => value * (scales[index] ?? 0));
     const length = Math.sqrt(dot(raw, raw)) || 1;
     const concept = concepts === 2 ? 1 : column;
@@ -74,10 +91,33 @@ export async function fitRfm(training: Training, options: RfmOptions = {}): Prom
     );
     if (concepts === 2) directions.set(raw.map((value) => -value / length));
   }
-  return calibrate(directions, x, target, { turns, bandwidth, exponent, penalty, centre, standardize });
+  return calibrate(directions, x, target, { ...given, standardize });
 }
 
 type Settings = Required<Omit<RfmOptions, "standardize">>;
+
+/** A direction and the squared error on held-out groups of the machine that it comes from. */
+interface Learnt {
+  readonly direction: Float64Array;
+  readonly error: number;
+}
+
+const BANDWIDTHS = [0.2, 5] as const;
+const PENALTIES = [1e-5, 10] as const;
+const EXPONENTS = [0.7, 1.4] as const;
+
+function drawSettings(given: Settings, seed: number): readonly Settings[] {
+  const uniforms = uniformStream(seed, 6);
+  const evenly = ([low, high]: readonly [number, number]): number => low + (high - low) * uniforms();
+  const byFactors = ([low, high]: readonly [number, number]): number => low * (high / low) ** uniforms();
+  return Array.from({ length: given.draws }, () => ({
+    ...given,
+    bandwidth: byFactors(BANDWIDTHS),
+    penalty: byFactors(PENALTIES),
+    exponent: evenly(EXPONENTS),
+    centre: uniforms() < 0.5,
+  }));
+}
 
 async function learn(
   x: Matrix,
@@ -85,7 +125,7 @@ async function learn(
   held: Matrix,
   heldLabels: Float64Array,
   settings: Settings,
-): Promise<Float64Array> {
+): Promise<Learnt> {
   const mean = labels.reduce((sum, value) => sum + value, 0) / labels.length;
   const y = labels.map((value) => value - mean);
   const wanted = heldLabels.map((value) => value - mean);
@@ -103,7 +143,8 @@ async function learn(
   }
   const top = topDirection(best?.metric ?? new Float64Array(x.columns ** 2), x.columns);
   const projections = projectionsOf(x, top);
-  return dot(projections, y) < 0 ? top.map((value) => -value) : top;
+  const direction = dot(projections, y) < 0 ? top.map((value) => -value) : top;
+  return { direction, error: best?.error ?? Infinity };
 }
 
 /** The unit top eigenvector of a metric [d, d]; its sign is arbitrary. */
