@@ -41,7 +41,7 @@ const AROUND_SECONDS = 0.5; // on either side of a cut, compared
 
 /** How long a piece should be to cut a loop out of it: a quarter more, so that there is a choice of places. */
 export function loopMaterial({ seconds, tolerance = DEFAULTS.tolerance }: LoopOptions): number {
-  return seconds * (1 + tolerance) + Math.max(2, seconds / 4);
+  return seconds * (1 + tolerance) + Math.max(1, seconds / 4);
 }
 
 /**

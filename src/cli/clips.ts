@@ -46,7 +46,12 @@ export function numberedPath(path: string, item: number, count: number): string 
  * @returns the paths written
  * @throws {CancelledError} if it was interrupted before a single frame was complete.
  */
-export async function saveClips(generation: Generation, output: string, codesPath?: string): Promise<string[]> {
+export async function saveClips(
+  generation: Generation,
+  output: string,
+  codesPath?: string,
+  more: readonly Readonly<Record<string, unknown>>[] = [], // metadata of each clip, beside the settings
+): Promise<string[]> {
   const { clips, settings } = generation;
   if (generation.codes.frames === 0) {
     throw new CancelledError({
@@ -58,7 +63,7 @@ export async function saveClips(generation: Generation, output: string, codesPat
   const files: string[] = [];
   for (const { item, audio } of clips) {
     const path = numberedPath(output, item, clips.length);
-    await writeWav(path, audio, { metadata: { ...settings, item } });
+    await writeWav(path, audio, { metadata: { ...settings, item, ...more[item] } });
     files.push(path);
   }
   if (codesPath !== undefined) {

@@ -44,6 +44,11 @@ export function modelDirectory(given: string | undefined): string {
   });
 }
 
+/** Reads numbers separated by commas, or a single one; for commander. @throws {UsageError} as {@link parseNumber}. */
+export function parseNumbers(name: string): (text: string) => number | readonly number[] {
+  return (text) => (text.includes(",") ? text.split(",").map(parseNumber(name)) : parseNumber(name)(text));
+}
+
 /**
  * Reads a number from the command line; for commander.
  *

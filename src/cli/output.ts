@@ -3,8 +3,13 @@ import { TonearmError } from "../errors.js";
 /** What commands print: results on stdout, progress and errors on stderr. */
 
 /** Prints a command's result: one JSON object, or lines for people. */
-export function printResult(json: boolean, result: object, lines: readonly string[]): void {
-  process.stdout.write(json ? `${JSON.stringify(result, null, 2)}\n` : lines.map((line) => `${line}\n`).join(""));
+export function printResult(
+  json: boolean,
+  result: object,
+  lines: readonly string[],
+  to: NodeJS.WritableStream = process.stdout,
+): void {
+  to.write(json ? `${JSON.stringify(result, null, 2)}\n` : lines.map((line) => `${line}\n`).join(""));
 }
 
 /**
