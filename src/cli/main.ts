@@ -7,6 +7,7 @@ import { decodeCommand } from "./decode.js";
 import { demoCommand } from "./demo.js";
 import { doctorCommand } from "./doctor.js";
 import { encodeCommand } from "./encode.js";
+import { experimentCommand } from "./experiment.js";
 import { fetchCommand } from "./fetch.js";
 import { generateCommand } from "./generate.js";
 import { inspectCommand } from "./inspect.js";
@@ -46,6 +47,7 @@ async function main(): Promise<void> {
     steerSpecCommand(),
     sweepCommand(),
     recipeCommand(),
+    experimentCommand(),
   ]) {
     program.addCommand(command.copyInheritedSettings(program));
   }
