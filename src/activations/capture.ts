@@ -88,6 +88,7 @@ const DEFAULT_SHARD_SECONDS = 60;
  *   finite or exceeds float16; {@link CheckpointError} if a shard can't be written.
  */
 export async function captureActivations(model: MusicGen, options: CaptureOptions): Promise<CaptureSummary> {
+  if (options.mode !== "generated") requireOwnText(model, options);
   const plan = await planCapture(model, options);
   options.onPlan?.(plan.estimate);
   requireBudget(plan.estimate, options.budget ?? DEFAULT_BUDGET);
@@ -102,6 +103,17 @@ export async function captureActivations(model: MusicGen, options: CaptureOption
   else await writer.finish(model.backend);
   const { directory, rows, written: items } = writer;
   return { directory, complete: !interrupted, items, resumed, rows, estimate: plan.estimate };
+}
+
+/** Texts of steering are for generating: given codes are read with the text that is given with them. */
+function requireOwnText({ config }: MusicGen, { steering }: CaptureOptions): void {
+  const [stretch] = steering?.texts?.(config.codec.frameRate) ?? [];
+  if (!stretch) return;
+  throw new UsageError({
+    asked: "capture a teacher-forced pass while steered",
+    found: `${stretch.path}: a text of the spec's own`,
+    todo: "Leave it out and give each clip its text, or capture while generating",
+  });
 }
 
 /** @returns whether it was interrupted */
