@@ -42,6 +42,8 @@ export {
 } from "./model/random-checkpoint.js";
 export type { TextSegment, TimedText } from "./model/timed-text.js";
 export type { TokenBatch } from "./text/tokenizer.js";
+export { PUBLISHED_VALUES, type PublishedCase, type PublishedValues } from "./published-values.js";
+export { publishedValues, verifyCheckpoint, type Verification, type VerifiedCase } from "./verify.js";
 
 export type { Activation, ActivationRow } from "./activations/activation.js";
 export { DEFAULT_BUDGET_BYTES, disposeCache, type ActivationCache, type CacheOptions } from "./activations/cache.js";

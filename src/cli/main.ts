@@ -19,6 +19,7 @@ import { sitesCommand } from "./sites.js";
 import { recipeCommand } from "./recipe.js";
 import { steerSpecCommand } from "./steer-spec.js";
 import { sweepCommand } from "./sweep.js";
+import { verifyCommand } from "./verify.js";
 
 /**
  * The command line. Every command parses its options, calls the library and prints what it did.
@@ -41,6 +42,7 @@ async function main(): Promise<void> {
     sitesCommand(),
     inspectCommand(),
     fetchCommand(),
+    verifyCommand(),
     packCommand(),
     doctorCommand(),
     demoCommand(),
