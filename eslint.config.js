@@ -4,7 +4,7 @@ import tseslint from "typescript-eslint";
 const NODE_GLOBALS = ["AbortController", "Buffer", "URL", "console", "performance", "process", "setTimeout"];
 
 export default tseslint.config(
-  { ignores: ["dist", "node_modules", "test/fixtures", "out", "tools/**"] },
+  { ignores: ["dist", "node_modules", "test/fixtures", "out", "docs/api", "tools/**"] },
   js.configs.recommended,
   {
     files: ["**/*.js", "**/*.mjs"],
