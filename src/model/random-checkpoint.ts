@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { uniformFloat32 } from "pure-rand/distribution/uniformFloat32";
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 
+import { CLASSES } from "../audio/chroma.js";
 import { ConfigBlock } from "../checkpoint/config.js";
 import type { JsonObject } from "../checkpoint/json.js";
 import { writeSafetensors, type NamedTensor } from "../checkpoint/safetensors.js";
@@ -31,6 +32,7 @@ export interface CheckpointShape {
     readonly heads: number;
     readonly ffnWidth: number;
     readonly audioChannels: 1 | 2;
+    readonly melodyRows?: number; // of a melody model: positions that its chroma takes
   };
   readonly codec: {
     readonly filters: number;
@@ -166,6 +168,7 @@ function textTensors({ text }: CheckpointShape): TensorPlan[] {
 
 function decoderTensors({ decoder, text, codec }: CheckpointShape): TensorPlan[] {
   const { layers, width, ffnWidth, audioChannels } = decoder;
+  const isMelody = decoder.melodyRows !== undefined;
   const codebooks = codec.codebooks * audioChannels;
   const model = "decoder.model.decoder";
   const norm = (name: string): TensorPlan[] => [
@@ -174,7 +177,7 @@ function decoderTensors({ decoder, text, codec }: CheckpointShape): TensorPlan[]
   ];
   const blocks = Array.from({ length: layers }, (_, layer) => {
     const block = `${model}.layers.${layer}`;
-    const attentions = ["self_attn", "encoder_attn"].flatMap((name) =>
+    const attentions = (isMelody ? ["self_attn"] : ["self_attn", "encoder_attn"]).flatMap((name) =>
       ["k_proj", "v_proj", "q_proj", "out_proj"].map((part) =>
         linearPlan(`${block}.${name}.${part}.weight`, width, width),
       ),
@@ -182,7 +185,7 @@ function decoderTensors({ decoder, text, codec }: CheckpointShape): TensorPlan[]
     return [
       ...attentions,
       ...norm(`${block}.self_attn_layer_norm`),
-      ...norm(`${block}.encoder_attn_layer_norm`),
+      ...(isMelody ? [] : norm(`${block}.encoder_attn_layer_norm`)),
       linearPlan(`${block}.fc1.weight`, ffnWidth, width),
       linearPlan(`${block}.fc2.weight`, width, ffnWidth),
       ...norm(`${block}.final_layer_norm`),
@@ -198,6 +201,8 @@ function decoderTensors({ decoder, text, codec }: CheckpointShape): TensorPlan[]
     ...norm(`${model}.layer_norm`),
     linearPlan("enc_to_dec_proj.weight", width, text.width),
     constantPlan("enc_to_dec_proj.bias", [width], 0),
+    ...(isMelody ? [linearPlan("audio_enc_to_dec_proj.weight", width, CLASSES)] : []),
+    ...(isMelody ? [constantPlan("audio_enc_to_dec_proj.bias", [width], 0)] : []),
   ];
 }
 
@@ -258,9 +263,14 @@ export interface ConfigJson extends JsonObject {
 export function configJson({ text, decoder, codec }: CheckpointShape): ConfigJson {
   const hop = codec.ratios.reduce((product, ratio) => product * ratio, 1);
   const bitsPerSecond = Math.ceil(32_000 / hop) * codec.codebooks * Math.log2(codec.codebookSize);
+  const { melodyRows } = decoder;
+  const kind = melodyRows === undefined ? "musicgen" : "musicgen_melody";
   return {
-    architectures: ["MusicgenForConditionalGeneration"],
-    model_type: "musicgen",
+    architectures: [
+      melodyRows === undefined ? "MusicgenForConditionalGeneration" : "MusicgenMelodyForConditionalGeneration",
+    ],
+    model_type: kind,
+    ...(melodyRows === undefined ? {} : { num_chroma: CLASSES, chroma_length: melodyRows }),
     text_encoder: {
       model_type: "t5",
       vocab_size: text.vocabulary,
@@ -303,7 +313,7 @@ export function configJson({ text, decoder, codec }: CheckpointShape): ConfigJso
       target_bandwidths: [bitsPerSecond / 1000],
     },
     decoder: {
-      model_type: "musicgen_decoder",
+      model_type: `${kind}_decoder`,
       vocab_size: codec.codebookSize,
       num_codebooks: codec.codebooks * decoder.audioChannels,
       num_hidden_layers: decoder.layers,

@@ -7,11 +7,13 @@ import { readMusicGenConfig } from "../../src/model/checkpoint.js";
 import { runDecoder } from "../../src/model/decoder.js";
 import type { Codes } from "../../src/model/delay.js";
 import { Networks } from "../../src/model/networks.js";
+import { TINY_SHAPE, writeRandomCheckpoint } from "../../src/model/random-checkpoint.js";
 import { MusicGen } from "../../src/musicgen.js";
 import { complete, NO_TAPS } from "../../src/runtime/announce.js";
 import type { TokenBatch } from "../../src/text/tokenizer.js";
 import { describeOnEachBackend } from "../support/backends.js";
 import { fixtureDirectory, golden, goldenGeneration } from "../support/fixtures.js";
+import { temporaryDirectory } from "../support/temporary.js";
 
 // Goldens: transformers 5.18.0 on a tiny random melody checkpoint. Versions from 4.49 on drop the conditioning before it.
 
@@ -176,6 +178,20 @@ describeOnEachBackend("a melody model", (backend) => {
     const mono = await MusicGen.load(fixtureDirectory("mono"), { backend });
     await expect(mono.generate({ melody, text, frames: 3 })).rejects.toThrow("reads none");
     await mono.dispose();
+  });
+});
+
+describe("a stereo melody model", () => {
+  it("is made of random weights, and follows a melody on two channels", async () => {
+    const directory = await temporaryDirectory();
+    const decoder = { ...TINY_SHAPE.decoder, audioChannels: 2, melodyRows: 20 } as const;
+    await writeRandomCheckpoint(directory, { ...TINY_SHAPE, decoder }, 2);
+    const model = await MusicGen.load(directory, { backend: "cpu" });
+    expect(model.config).toMatchObject({ melody: { rows: 20 }, decoder: { codebooks: 8, crossAttention: false } });
+    const sound = { sampleRate: 32_000, channels: [tone(440), tone(440)] };
+    const { audio, codes } = await model.generate({ text: "a tune", melody: sound, frames: 4, seed: 1 });
+    expect([audio.channels.length, codes.codebooks, codes.frames]).toEqual([2, 8, 4]);
+    await model.dispose();
   });
 });
 
