@@ -28,12 +28,12 @@ function run(label, command, args, environment = {}) {
   const started = performance.now();
   const { status, stdout, stderr } = spawnSync(command, args, {
     cwd: root,
-    env: { ...process.env, ...environment },
+    env: { ...process.env, NO_COLOR: "1", ...environment },
     encoding: "utf8",
     maxBuffer: 2 ** 28,
   });
   const seconds = Math.round((performance.now() - started) / 1000);
-  const tests = /Tests\s+(.*)/.exec(stdout.replace(/\u001b\[\d+m/g, ""))?.[1] ?? "";
+  const tests = /Tests\s+(.*)/.exec(stdout)?.[1] ?? "";
   process.stdout.write(`${status === 0 ? "passed" : "FAILED"}  ${label}: ${tests}${tests ? ", " : ""}${seconds} s\n`);
   if (status === 0) return;
   failures += 1;

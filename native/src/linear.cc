@@ -1,5 +1,6 @@
 #include "linear.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -82,9 +83,11 @@ void multiply(const GemmJob& job) {
   const Index work = job.m * job.n * (job.k + 1);
   constexpr Index kSmall = 32 * 1024;  // multiply-adds below which waking threads costs more than it saves
   if (work < kSmall) return kernel.gemm(job, 0, job.m, 0, job.n, threadScratch(kernel.gemmScratch));
-  // The longer side is split, so that the other operand's packing is repeated less.
+  // The longer side is split, so that the other operand's packing is repeated less; into wide parts, as each part packs
+  // all of the other operand.
   if (job.n >= job.m) {
-    parallelFor(job.n, 64, [&](Index begin, Index end) {
+    const Index wide = job.n / (2 * threadPool().threads()) / 64 * 64;
+    parallelFor(job.n, std::clamp(wide, Index{64}, Index{256}), [&](Index begin, Index end) {
       kernel.gemm(job, 0, job.m, begin, end, threadScratch(kernel.gemmScratch));
     });
   } else {

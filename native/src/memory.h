@@ -2,12 +2,16 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 namespace tonearm {
 
-/// What a block is for: weights are read from end to end and gain from huge pages; a cache must take only the pages
-/// that it has filled.
+/// What a block is for. Weights are read from end to end and gain from huge pages, which needs blocks side by side in
+/// larger chunks; a cache must take only the pages that it has filled.
 enum class Use { weights, cache };
+
+/// Memory mapped from the system, returned to it with the last block inside.
+class Chunk;
 
 /// A zero-filled block of memory, aligned to 64 bytes at least, that costs physical memory only where it was written.
 class Memory {
@@ -15,16 +19,12 @@ class Memory {
   Memory() = default;
   /// @throws std::bad_alloc if the system has no such block.
   Memory(std::size_t bytes, Use use);
-  ~Memory();
-  Memory(Memory&& other) noexcept;
-  Memory& operator=(Memory&& other) noexcept;
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
 
   [[nodiscard]] void* data() const { return data_; }
   [[nodiscard]] std::size_t bytes() const { return bytes_; }
 
  private:
+  std::shared_ptr<Chunk> chunk_;
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
 };

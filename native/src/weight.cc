@@ -1,5 +1,6 @@
 #include "weight.h"
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstring>
@@ -138,9 +139,18 @@ Weight::Weight(const std::vector<FilePart>& parts, Index inputs, std::optional<S
   };
   if (storage) {
     take(*storage, false);
-  } else if (!take(Storage::f16, true) && !map(parts, inputs, Storage::f32)) {
-    take(Storage::f32, false);
+    return;
   }
+  // Weights that 16 bits don't hold mostly show it in their first rows: then no room is made for them in vain.
+  const bool mayFit = std::all_of(parts.begin(), parts.end(), [&](const FilePart& part) {
+    const Index count = std::min(part.rows, kRowsAtOnce);
+    float* scratch = threadScratch(3 * kRowsAtOnce * inputs + kSlack);
+    const float* rows = read(part, 0, count, scratch);
+    auto* halves = reinterpret_cast<std::uint16_t*>(scratch + 2 * kRowsAtOnce * inputs);
+    return rows == nullptr || kernels().toHalf(rows, halves, count * inputs);
+  });
+  if (mayFit && take(Storage::f16, true)) return;
+  if (!map(parts, inputs, Storage::f32)) take(Storage::f32, false);
 }
 
 Weight::Weight(const std::vector<PackedPart>& parts, Index inputs, Storage storage) {
