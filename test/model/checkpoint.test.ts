@@ -26,8 +26,9 @@ const RELEASED = [
 it.each(RELEASED)(
   "reads %s from its config alone",
   async (_name, width, layers, heads, audioChannels, isMelody, size) => {
-    const shape = { ...MUSICGEN_SMALL_SHAPE, decoder: { width, layers, heads, ffnWidth: 4 * width, audioChannels } };
-    const json = configJson(shape);
+    const decoderShape = { width, layers, heads, ffnWidth: 4 * width, audioChannels };
+    const kind = isMelody ? { melodyRows: 235 } : {};
+    const json = configJson({ ...MUSICGEN_SMALL_SHAPE, decoder: { ...decoderShape, ...kind } });
     const directory = await directoryOf(json);
     const { decoder, codec, text, melody, generation } = await readMusicGenConfig(directory);
     expect(decoder).toMatchObject({ width, layers, heads, headWidth: 64, codebooks: 4 * audioChannels, audioChannels });
