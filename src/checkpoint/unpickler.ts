@@ -29,8 +29,8 @@ import { opcodeName } from "./pickle-opcodes.js";
 /** The longest pickle: the largest model of the family needs 0.4 MB. */
 export const MAX_PICKLE_BYTES: number = 2 ** 24;
 
-/** The most instructions of one pickle: each may make an object of some hundred bytes. */
-const MAX_INSTRUCTIONS = 2_000_000;
+/** The most instructions of one pickle, each of which may make an object of a hundred bytes. A tensor takes about 40. */
+const MAX_INSTRUCTIONS = 500_000;
 
 const MAX_RANK = 8; // of a tensor; the models' own go up to 3
 const MAX_GLOBAL_BYTES = 256; // of each of a global's two names

@@ -1,4 +1,4 @@
-import { TonearmError } from "../errors.js";
+import { HubError, TonearmError } from "../errors.js";
 
 /** What commands print: results on stdout, progress and errors on stderr. */
 
@@ -13,14 +13,21 @@ export function printResult(
 }
 
 /**
- * Prints an error and tells the exit code: 2 where the caller asked for something impossible, 1 otherwise. An error that
+ * Prints an error and tells the exit code: 2 where the caller asked for something impossible, 130 where it was
+ * interrupted, 1 otherwise. An error that
  * is not tonearm's own is a defect: its stack is shown.
  */
 export function reportError(error: unknown, json: boolean): number {
   const known = error instanceof TonearmError;
   if (json) {
     const body = known
-      ? { code: error.code, asked: error.asked, found: error.found, todo: error.todo }
+      ? {
+          code: error.code,
+          ...(error instanceof HubError ? { reason: error.reason } : {}),
+          asked: error.asked,
+          found: error.found,
+          todo: error.todo,
+        }
       : { code: "defect", message: String(error) };
     process.stderr.write(`${JSON.stringify({ error: body })}\n`);
   } else if (known) {
@@ -29,6 +36,7 @@ export function reportError(error: unknown, json: boolean): number {
     const stack = error instanceof Error ? (error.stack ?? error.message) : String(error);
     process.stderr.write(`tonearm: this is a defect in tonearm; please report it with these lines.\n${stack}\n`);
   }
+  if (known && error.code === "cancelled") return 130;
   return known && (error.code === "usage" || error.code === "site") ? 2 : 1; // sites are named on the command line
 }
 
