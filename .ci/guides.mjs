@@ -2,11 +2,12 @@
 // there for users to copy has to work. The package must be built. `node .ci/guides.mjs MODEL [FILE …]`
 import { spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import process from "node:process";
 
-const [model, ...only] = process.argv.slice(2);
-if (model === undefined) throw new Error("name a checkpoint's folder");
+const [given, ...only] = process.argv.slice(2);
+if (given === undefined) throw new Error("name a checkpoint's folder");
+const model = resolve(given);
 const guides = readdirSync("docs").filter((name) => name.endsWith(".md"));
 const examples = readdirSync("examples").filter((name) => name.endsWith(".js") && name !== "model.js");
 mkdirSync("out", { recursive: true });
@@ -16,7 +17,8 @@ let failed = 0;
 function run(name, file, args) {
   if (only.length > 0 && !only.includes(name)) return;
   const start = performance.now();
-  const { status, stdout, stderr } = spawnSync(process.execPath, [file, ...args], {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [resolve(file), ...args], {
+    cwd: folder, // some write files
     env: { ...process.env, MODEL: model },
     encoding: "utf8",
   });
