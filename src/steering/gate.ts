@@ -10,8 +10,9 @@ import { bestUnits, conceptIndex, steerableSites, vectorsAt, type NamedVectors, 
 import type { GateSpec } from "./spec.js";
 
 /**
- * Gates: what a probe reads while the clip is made sets the strength of the next pass. They need passes one after
- * another, so they work while generating only.
+ * Gates: what a probe reads while the clip is made sets the strength of the next pass. They work while generating only:
+ * what is read at a position depends on what the gate let through at those before it, so that a teacher-forced pass, which
+ * has all of them at once, can't know its strengths.
  *
  * A reading is the median over the best units of sigmoid(gain · (direction · x) + bias), as the self-monitor of SMITIN
  * (arXiv 2404.02252, top 16 heads). x is the activation at the last position of a clip's first row, before steering at
@@ -123,7 +124,7 @@ export class Gate {
       throw new UsageError({
         asked: "steer a teacher-forced pass with a gate",
         found: "all its positions at once, where a gate needs them one after another",
-        todo: "Generate instead, or leave the gate out",
+        todo: 'Generate instead, or leave the gate out of the spec ("gate": null)',
       });
     }
     this.enter(at.pass);

@@ -103,8 +103,10 @@ function caa({ decoder }: Model, { concept, strength = 1 }: PresetOptions): obje
  * ŝ_l^(1/κ) with the min-max normalised score ŝ and κ = 0.95, b ~ Bernoulli(0.3) for each layer and position, on all
  * rows and every position, the prompt's included.
  *
- * Different from the code: a schedule follows the clip's time even where b is 0 (there it stood still); features of the
- * last block are before the final norm, as they are steered. Fit the vectors with the estimator `rfm`.
+ * Different from the code: b is drawn for each position of a prompt (there once for all of it); a schedule follows the
+ * clip's time even where b is 0 (there it stood still); features of the last block are before the final norm, as they are
+ * steered. No schedule, as in its default; its schedules are ramps: "linear", "exponential" from 1 to 0.998^1500 = 0.0497,
+ * "logistic" and "sine", each over 1,500 frames (30 s). Fit the vectors with the estimator `rfm`.
  */
 function musicRfm({ decoder }: Model, { concept, strength = 0.3 }: PresetOptions): object {
   const layers = Array.from({ length: decoder.layers }, (_, layer) => layer).slice(1);

@@ -112,11 +112,15 @@ export function strengthAt(
   if (modulo(position - promptFrames, every) !== offset) return 0;
   if (!ramp) return strength;
   const over = ramp.over === null ? length : ramp.over * (time === "seconds" ? frameRate : 1);
-  return strength * rampAt(ramp, Math.min(1, (position - first) / over));
+  return strength * rampAt(ramp, (position - first) / over);
 }
 
-/** The factor of a ramp a part `u` of its way along, 0 … 1. */
-export function rampAt({ shape, from, to }: Ramp, u: number): number {
+/** MusicRFM's logistic schedule is 1 / (1 + exp(−(t − 750) / 200)) for frames 0 … 1,500. */
+const LOGISTIC_STEEPNESS = 1500 / 200;
+
+/** The factor of a ramp a part `way` of its way along, 0 … 1 and beyond. */
+export function rampAt({ shape, from, to }: Ramp, way: number): number {
+  const u = Math.min(1, way);
   switch (shape) {
     case "linear":
       return from + (to - from) * u;
@@ -124,6 +128,10 @@ export function rampAt({ shape, from, to }: Ramp, u: number): number {
       return from + ((to - from) * (1 - Math.cos(Math.PI * u))) / 2;
     case "exponential":
       return from * (to / from) ** u;
+    case "logistic":
+      return from + (to - from) / (1 + Math.exp(-LOGISTIC_STEEPNESS * (u - 0.5)));
+    case "sine":
+      return from + ((to - from) * (1 + Math.sin(2 * Math.PI * way))) / 2;
   }
 }
 

@@ -61,12 +61,23 @@ export type Weighting =
   | { readonly heads: readonly (readonly [layer: number, head: number])[] } // these, each with weight 1
   | { readonly power: number }; // all, with weight ((score − lowest) / (highest − lowest)) ** power
 
-/** A factor on the strength that goes from one value to another. */
+/**
+ * A factor on the strength that goes from one value to another. The shapes but "cosine" are those of MusicRFM
+ * (arXiv 2510.19127), over 1,500 frames there.
+ */
 export interface Ramp {
-  readonly shape: "linear" | "cosine" | "exponential";
+  readonly shape:
+    | "linear"
+    | "cosine" // half a wave: slow, fast, slow
+    | "exponential"
+    | "logistic" // from + (to − from) / (1 + exp(−7.5 (u − ½))): begins and ends within 2.3 % of the way
+    | "sine"; // from + (to − from) (1 + sin 2πu) / 2: begins half way up, and swings on
   readonly from: number;
   readonly to: number;
-  /** How long it takes from the segment's start, then it stays at `to`; null: the whole segment. */
+  /**
+   * How long it takes from the segment's start, then it stays where it is; of "sine" one swing, which is repeated. Null:
+   * the whole segment.
+   */
   readonly over: number | null;
 }
 
@@ -130,7 +141,7 @@ export const FORMAT = "tonearm steering 1";
 export const OPERATORS: readonly OperatorName[] = ["convex", "add", "clamp", "ablate", "replace", "adjust"];
 const UNITS: readonly StrengthUnit[] = ["unit", "raw", "norm", "deviation"];
 const ROWS: readonly RowChoice[] = ["cond", "null", "negative", "all"];
-const SHAPES: readonly Ramp["shape"][] = ["linear", "cosine", "exponential"];
+const SHAPES: readonly Ramp["shape"][] = ["linear", "cosine", "exponential", "logistic", "sine"];
 
 /** Beyond it float32 loses the activation beside the step; music is long gone by then. */
 export const MAX_STRENGTH = 1e4;

@@ -39,6 +39,24 @@ describe("a schedule", () => {
       [1, 1 + 1.5 * (1 - Math.SQRT1_2), 2.5, 4],
       { within: 1e-12 },
     );
+    // MusicRFM's schedules (arXiv 2510.19127) by their own formulas, over 1,500 frames.
+    const overPaper = { from: 0, to: 1, over: null } as const;
+    for (const t of [0, 1, 400, 750, 1100, 1500]) {
+      expect(rampAt({ ...overPaper, shape: "linear" }, t / 1500)).toBeCloseTo(Math.min(1, t / 1500), 12);
+      const decay = { from: 1, to: 0.998 ** 1500, over: null, shape: "exponential" } as const;
+      expect(rampAt(decay, t / 1500)).toBeCloseTo(0.998 ** t, 12);
+      expect(rampAt({ ...overPaper, shape: "logistic" }, t / 1500)).toBeCloseTo(
+        1 / (1 + Math.exp(-(t - 750) / 200)),
+        12,
+      );
+      expect(rampAt({ ...overPaper, shape: "sine" }, t / 1500)).toBeCloseTo(
+        (1 + Math.sin((2 * Math.PI * t) / 1500)) / 2,
+        12,
+      );
+    }
+    const beyond = (shape: "linear" | "logistic" | "sine"): number => rampAt({ ...ramp, shape }, 1.25);
+    expect([beyond("linear"), beyond("sine")]).toBeAllClose([4, 4], { within: 1e-12 }); // held; a quarter of the next swing
+    expect(beyond("logistic")).toBe(rampAt({ ...ramp, shape: "logistic" }, 1));
     const spec = parseSpec(
       specOf([], { time: "frames", segments: [{ from: 2, steer: [{ ...ONE, ramp: { from: 0, to: 1, over: 4 } }] }] }),
     );

@@ -383,6 +383,23 @@ describeOnEachBackend("steering", (backend) => {
   });
 });
 
+describe("a gate", () => {
+  it("refuses a teacher-forced pass, which has all positions at once, and says what to do", async () => {
+    const model = await MusicGen.load(fixtureDirectory("mono"), { backend: "cpu" });
+    const vectors = { genre: randomVectors(model, SITES) };
+    const gate = { kind: "pid", target: 0.9, monitor: { concept: "jazz", sites: RESIDUAL, top: 1 } };
+    const steering = steer(model, specOf([{ concept: "jazz", sites: RESIDUAL, strength: 1, gate }]), vectors);
+    const { codes } = await model.generate({ text: TEXT, frames: FRAMES, seed: 7, steering });
+    const rows = { batch: 1, roles: ["cond"] } as const;
+    const plan: RunPlan = { frames: FRAMES, promptFrames: 0, frameRate: model.config.codec.frameRate, rows };
+    const before = tf.memory().numTensors;
+    const forced = withIntervention(steering, plan, (hooks) => model.runWithHooks({ text: TEXT, codes }, hooks));
+    await expect(forced).rejects.toThrow("Generate instead, or leave the gate out");
+    expect(tf.memory().numTensors).toBe(before);
+    await model.dispose();
+  });
+});
+
 describe("what a clip says about its steering", () => {
   it("is enough to make it again", async () => {
     const model = await MusicGen.load(fixtureDirectory("mono"), { backend: "cpu" });
