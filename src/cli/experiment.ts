@@ -3,9 +3,13 @@ import { Command } from "commander";
 import { readLabelledAudio } from "../experiments/material.js";
 import { judgeAudio, loadJudge } from "../experiments/judge.js";
 import { measureQuality, qualityLines } from "../experiments/quality.js";
+import { findings } from "../experiments/seed-findings.js";
+import { writeSeedReport } from "../experiments/seed-report.js";
+import { exportVectors } from "../experiments/seed-vectors.js";
+import { runSeedExperiment } from "../experiments/seed.js";
 import { MusicGen } from "../musicgen.js";
-import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber } from "./options.js";
-import { printResult, ProgressLine } from "./output.js";
+import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber, parseNumbers } from "./options.js";
+import { duration, printResult, ProgressLine } from "./output.js";
 
 interface Shared {
   readonly model?: string;
@@ -13,14 +17,26 @@ interface Shared {
   readonly json?: boolean;
   readonly audio?: string;
   readonly judge?: string;
-  readonly seconds: number;
   readonly seed: number;
 }
 
 interface QualityOptions extends Shared {
   readonly prompts: number;
   readonly seeds: number;
+  readonly seconds: number;
   readonly guidance?: number;
+}
+
+interface SeedOptions extends Shared {
+  readonly output: string;
+  readonly pairs?: number;
+  readonly clips?: number;
+  readonly fitClips?: number;
+  readonly seconds?: number;
+  readonly promptSeconds?: number;
+  readonly strengths?: number | readonly number[];
+  readonly quick?: boolean;
+  readonly vectors?: string;
 }
 
 const AUDIO = "labelled WAV files with a manifest.jsonl: id, audio, instrument or genre, piece, split";
@@ -29,7 +45,8 @@ const AUDIO = "labelled WAV files with a manifest.jsonl: id, audio, instrument o
 export function experimentCommand(): Command {
   return new Command("experiment")
     .description("measure a checkpoint, and steering, by an independent judge of instruments and genres")
-    .addCommand(qualityCommand());
+    .addCommand(qualityCommand())
+    .addCommand(seedCommand());
 }
 
 function qualityCommand(): Command {
@@ -39,6 +56,20 @@ function qualityCommand(): Command {
     .option("--seconds <s>", "length of a clip", parseNumber("--seconds"), 8)
     .option("--guidance <g>", "how strongly the text is followed (default: 3)", parseNumber("--guidance"))
     .action(runQuality);
+}
+
+function seedCommand(): Command {
+  return shared("seed", "the experiment of arXiv 2506.10225 with controls: probes, timbre and style transfer, fusion")
+    .requiredOption("-o, --output <folder>", "where everything goes; run again to go on after an interruption")
+    .option("--quick", "fewer of everything: a look, with wide intervals")
+    .option("--pairs <n>", "of classes, for each task (default: 6)", parseNumber("--pairs"))
+    .option("--clips <n>", "continued for each pair and condition (default: 16)", parseNumber("--clips"))
+    .option("--fit-clips <n>", "of each class, to fit directions on (default: 40)", parseNumber("--fit-clips"))
+    .option("--seconds <s>", "of a continuation (default: 4)", parseNumber("--seconds"))
+    .option("--prompt-seconds <s>", "that are continued (default: 3)", parseNumber("--prompt-seconds"))
+    .option("--strengths <list>", "to try (default: 0.1,0.2,0.4,0.8)", parseNumbers("--strengths"))
+    .option("--vectors <folder>", "write directions that beat random ones there, as steering by name (MODEL/vectors)")
+    .action(runSeed);
 }
 
 function shared(name: string, description: string): Command {
@@ -68,6 +99,53 @@ async function runQuality({ audio, judge: folder, json, ...options }: QualityOpt
     printResult(json === true, quality, qualityLines(quality));
   } finally {
     progress.finish();
+    await model.dispose();
+  }
+}
+
+async function runSeed({
+  audio,
+  judge: folder,
+  json,
+  output,
+  strengths,
+  vectors,
+  ...options
+}: SeedOptions): Promise<void> {
+  const material = audio === undefined ? undefined : await readLabelledAudio(audio);
+  const judge = await loadJudge(folder);
+  const model = await MusicGen.load(modelDirectory(options.model), { backend: options.backend });
+  const started = performance.now();
+  try {
+    const { result, stages } = await runSeedExperiment(model, output, {
+      ...options,
+      strengths: strengths === undefined ? undefined : [strengths].flat(),
+      material,
+      judge: (sound) => judgeAudio(judge, sound),
+      onStage: (name) => {
+        if (json !== true) process.stderr.write(`${name}\n`); // how many there will be depends on what is found
+      },
+    });
+    const files = await writeSeedReport(output, result);
+    const exported = vectors === undefined ? undefined : await exportVectors(result, output, vectors);
+    const lines = findings(result);
+    const { made, reused } = stages;
+    const elapsedMs = Math.round(performance.now() - started);
+    printResult(
+      json === true,
+      { folder: output, files, made, reused: reused.length, elapsedMs, exported, findings: lines },
+      [
+        ...lines,
+        `${made.length} stages run, ${reused.length} from before, in ${duration(elapsedMs)}`,
+        ...(exported
+          ? [
+              `steering by name: ${exported.length > 0 ? exported.join(", ") : "none, since no direction beat a random one"}`,
+            ]
+          : []),
+        `wrote ${files.join(", ")} to ${output}; open report.html there`,
+      ],
+    );
+  } finally {
     await model.dispose();
   }
 }

@@ -1,0 +1,97 @@
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import { captureActivations } from "../activations/capture.js";
+import { openCapture } from "../activations/store.js";
+import type { MusicGen } from "../musicgen.js";
+import { fromCapture } from "../probes/capture.js";
+import { summarize, type ProbeSummary } from "../probes/summary.js";
+import { sweepProbes } from "../probes/sweep.js";
+import { readVectors, writeVectors, type SteeringVectors } from "../probes/vectors.js";
+import type { JudgeTask } from "./judge.js";
+import { probeReport } from "./report.js";
+import { codesOf, type ClassSources } from "./seed-sources.js";
+import type { SeedSettings } from "./seed.js";
+import type { Stages } from "./stages.js";
+
+/** What the model knows of a task, layer by layer and head by head, and the directions that follow from it. */
+
+/** Squared error against cross-entropy against the difference of class means. */
+export const COMPARED = ["ridge", "logistic", "means"] as const;
+
+export type Compared = (typeof COMPARED)[number];
+
+/** Probes of a task by each estimator. */
+export interface TaskProbes {
+  readonly summaries: Readonly<Record<Compared, ProbeSummary>>;
+  readonly vectors: Readonly<Record<Compared, SteeringVectors>>;
+}
+
+const SITES = ["blocks.*.hook_resid_post", "blocks.*.attn.hook_z"];
+const WINDOW_SECONDS = 2;
+
+/**
+ * Runs the clips teacher-forced without any text, keeps the mean of each window of 2 s (of shorter clips: one mean) at every
+ * residual stream and head, and fits probes; pieces are never on both sides of a split. Everything is kept in the folder.
+ */
+export async function probeTask(
+  model: MusicGen,
+  stages: Stages,
+  task: JudgeTask,
+  classes: readonly ClassSources[],
+  { seed, sourceSeconds, penalties }: SeedSettings,
+): Promise<TaskProbes> {
+  const capture = join(stages.folder, "activations", task);
+  await stages.once(`activations/${task}`, async () => {
+    const items = classes.flatMap(({ name, fit }) =>
+      fit.map((clip) => ({ id: clip.id, codes: codesOf(clip), labels: { [task]: name, piece: clip.piece } })),
+    );
+    const reduction = sourceSeconds >= 2 * WINDOW_SECONDS ? { window: WINDOW_SECONDS } : ("mean" as const);
+    return captureActivations(model, { items, sites: SITES, rows: "null", reduction, output: capture });
+  });
+  const summaries: Partial<Record<Compared, ProbeSummary>> = {};
+  const vectors: Partial<Record<Compared, SteeringVectors>> = {};
+  await mkdir(join(stages.folder, "vectors"), { recursive: true });
+  for (const estimator of COMPARED) {
+    const file = join(stages.folder, "vectors", `${task}-${estimator}.safetensors`);
+    summaries[estimator] = await stages.once(`probes/${task}-${estimator}`, async () => {
+      const data = fromCapture(await openCapture(capture));
+      const sweep = await sweepProbes(data, {
+        label: task,
+        group: "piece",
+        estimator,
+        seed,
+        options: { logistic: { penalties } },
+      });
+      await writeVectors(file, sweep.vectors);
+      return summarize(sweep);
+    });
+    vectors[estimator] = await readVectors(file);
+  }
+  const { ridge, logistic, means } = summaries;
+  const { ridge: first, logistic: second, means: third } = vectors;
+  if (!ridge || !logistic || !means || !first || !second || !third) throw new TypeError("an estimator is missing");
+  await writeFile(join(stages.folder, `probes-${task}.html`), probeReport([ridge, logistic, means]));
+  return {
+    summaries: { ridge, logistic, means },
+    vectors: { ridge: first, logistic: second, means: third },
+  };
+}
+
+/** The best layer's score at the residual stream, and the best head's, of one estimator. */
+export function bestUnits({ units }: ProbeSummary): readonly ProbeSummary["units"][number][] {
+  const best = (all: ProbeSummary["units"]): ProbeSummary["units"] =>
+    all.toSorted((a, b) => b.score.value - a.score.value).slice(0, 1);
+  return [...best(units.filter(({ head }) => head === null)), ...best(units.filter(({ head }) => head !== null))];
+}
+
+/** The same vectors with the directions of a layer half the depth away: the control for the layer. */
+export function fromOtherLayers(vectors: SteeringVectors, layers: number): SteeringVectors {
+  const sites = [...vectors.sites.values()].map((found) => {
+    const moved = found.site.replace(/^blocks\.(\d+)\./, (_, layer: string) => {
+      return `blocks.${(Number(layer) + Math.floor(layers / 2)) % layers}.`;
+    });
+    return [found.site, { ...(vectors.sites.get(moved) ?? found), site: found.site }] as const;
+  });
+  return { ...vectors, sites: new Map(sites) };
+}

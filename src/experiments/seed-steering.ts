@@ -1,0 +1,193 @@
+import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+
+import type { Audio } from "../audio/audio.js";
+import { chroma, chromaSimilarity, type Chroma } from "../audio/chroma.js";
+import { readWav, writeWav } from "../audio/wav.js";
+import type { Generation, MusicGen } from "../musicgen.js";
+import type { SteeringVectors } from "../probes/vectors.js";
+import { parseSpec, type RowChoice, type SteeringSpec } from "../steering/spec.js";
+import { steer, type Steering } from "../steering/steering.js";
+import { faultsOf, NEUTRAL_TEXTS, textFor, type ClipJudge, type Fault } from "./concepts.js";
+import { measureEffect } from "./effect.js";
+import type { JudgeTask } from "./judge.js";
+import { codesOf, fileName, firstSeconds, promptPath, type SourceClip } from "./seed-sources.js";
+import type { SeedSettings } from "./seed.js";
+import type { Stages } from "./stages.js";
+
+/** Continuations of audio prompts under one condition each: steered in some way, asked by text, or left alone. */
+
+/** From one class to another. */
+export interface Pair {
+  readonly from: string;
+  readonly to: string;
+}
+
+/** How a continuation is influenced. */
+export interface Condition {
+  readonly name: string;
+  /** The text names the class that is wanted. */
+  readonly asksByText: boolean;
+  readonly steering: Steered | null;
+  /** Added to the seed: other draws than all other conditions have. */
+  readonly otherSeed?: number | undefined;
+}
+
+/** How it is steered. */
+export interface Steered {
+  readonly vectors: SteeringVectors;
+  readonly sites: string | readonly string[];
+  readonly strength: number;
+  readonly rows: RowChoice;
+}
+
+/** What became of one continuation. The prompt is left out of all measures. */
+export interface Outcome {
+  readonly source: string; // id of the clip that was continued
+  readonly heard: string; // by the judge
+  readonly target: number; // probability that the judge gives the class that was wanted
+  readonly content: number | null; // chroma similarity to the continuation of the same seed that was left alone
+  readonly faults: readonly Fault[];
+  readonly divergence: number | null; // KL, nats a token; measured for the first clips only
+  readonly normRatio: number | null; // of the last residual stream, as divergence
+  readonly file: string | null; // the first clips are kept
+}
+
+/** Every head, before the output projection. */
+export const HEADS = "blocks.*.attn.hook_z";
+
+/** Residual streams behind the blocks. */
+export function sitesOf(layers: readonly number[]): readonly string[] {
+  return layers.map((layer) => `blocks.${layer}.hook_resid_post`);
+}
+
+/** "acoustic guitar" → "violin": "acoustic-guitar-to-violin" */
+export function pairName({ from, to }: Pair): string {
+  return `${fileName(from)}-to-${fileName(to)}`;
+}
+
+/** What runs share. */
+export interface SteeringRuns {
+  readonly model: MusicGen;
+  readonly stages: Stages;
+  readonly settings: SeedSettings;
+  readonly judge: ClipJudge;
+}
+
+/** Sources that are continued, and what each continuation is when it is left alone. */
+export interface Prompts {
+  readonly task: JudgeTask;
+  readonly pair: Pair;
+  readonly sources: readonly SourceClip[];
+  readonly audio: readonly Audio[];
+  readonly clean: Generation;
+  readonly melodies: readonly Chroma[]; // of its continuations
+}
+
+const MEASURED = 2; // clips of each condition whose divergence is measured: it takes two passes each
+const KEPT = 1; // clips of each condition that are kept to be listened to
+
+/** Reads the prompts of a pair and continues them without any influence. */
+export async function preparePrompts(
+  { model, stages, settings }: SteeringRuns,
+  task: JudgeTask,
+  pair: Pair,
+  sources: readonly SourceClip[],
+): Promise<Prompts> {
+  const audio: Audio[] = [];
+  for (const source of sources) {
+    const path = promptPath(stages.folder, task, source.id);
+    audio.push(
+      existsSync(path) // only clips to be tested on have one
+        ? await readWav(path)
+        : firstSeconds(await model.decodeCodes(codesOf(source)), settings.promptSeconds),
+    );
+  }
+  const clean = await model.generate(optionsOf(settings, NEUTRAL_TEXTS[task], audio, settings.seed));
+  const melodies = clean.clips.map((clip) => chroma(continuation(clip.audio, settings)));
+  return { task, pair, sources, audio, clean, melodies };
+}
+
+/**
+ * Continues all prompts under a condition, in one batch. Text and draws are those of the continuation that was left alone,
+ * except for what the condition changes.
+ */
+export async function runCondition(
+  runs: SteeringRuns,
+  { task, pair, sources, audio, clean, melodies }: Prompts,
+  condition: Condition,
+  folder: string, // for clips, below the experiment's
+): Promise<readonly Outcome[]> {
+  const { model, settings, judge, stages } = runs;
+  const text = condition.asksByText ? textFor(task, pair.to, 0) : NEUTRAL_TEXTS[task];
+  const steering = condition.steering && steeringOf(model, settings, task, pair, condition.steering);
+  const isClean = !steering && !condition.asksByText && condition.otherSeed === undefined;
+  const seed = settings.seed + (condition.otherSeed ?? 0);
+  const made = isClean
+    ? clean
+    : await model.generate({ ...optionsOf(settings, text, audio, seed), ...(steering ? { steering } : {}) });
+  const outcomes: Outcome[] = [];
+  for (const { item, audio: whole, codes } of made.clips) {
+    const [before, melody] = [clean.clips[item], melodies[item]];
+    if (!before || !melody) continue;
+    const sound = continuation(whole, settings);
+    const judged = judge(sound);
+    let drift: { readonly divergence: number | null; readonly normRatio: number | null } = {
+      divergence: null,
+      normRatio: null,
+    };
+    if (steering && item < Math.min(MEASURED, settings.clips)) {
+      const { guidance, promptFrames } = made.settings;
+      const steered = { audio: whole, codes };
+      drift = await measureEffect({ model, steering, text, guidance, promptFrames, clean: before, steered });
+    }
+    let file: string | null = null;
+    if (item < KEPT) {
+      file = join(folder, `${fileName(condition.name)}.wav`);
+      await mkdir(join(stages.folder, folder), { recursive: true });
+      await writeWav(join(stages.folder, file), whole, { metadata: { ...made.settings, item } });
+    }
+    outcomes.push({
+      source: sources[item]?.id ?? "",
+      heard: judged[task],
+      target: judged.probabilities[task][pair.to] ?? 0,
+      content: chromaSimilarity(melody, chroma(sound)),
+      faults: faultsOf(sound, codes, model.config.codec.frameRate),
+      divergence: drift.divergence,
+      normRatio: drift.normRatio,
+      file,
+    });
+  }
+  return outcomes;
+}
+
+/** From one class to the other by the convex step, after the prompt; timbre with the norm kept. */
+function steeringOf(model: MusicGen, settings: SeedSettings, task: JudgeTask, pair: Pair, how: Steered): Steering {
+  return steer(model, transferSpec(task, pair, how, settings.promptSeconds), { vectors: how.vectors });
+}
+
+/** The spec of a transfer. @param file of the vectors, for a spec that is kept */
+export function transferSpec(
+  task: JudgeTask,
+  { from, to }: { readonly from: string | null; readonly to: string },
+  { sites, strength, rows }: Pick<Steered, "sites" | "strength" | "rows">,
+  promptSeconds: number,
+  file = "vectors.safetensors",
+): SteeringSpec {
+  const step = { concept: to, minus: from, sites, operator: "convex", strength, rows };
+  return parseSpec({
+    vectors: { vectors: file },
+    segments: [{ from: promptSeconds, steer: [{ ...step, restoreNorm: task === "instrument" }] }],
+  });
+}
+
+function optionsOf(settings: SeedSettings, text: string, promptAudio: readonly Audio[], seed: number) {
+  const { promptSeconds, seconds } = settings;
+  return { text, promptAudio, count: promptAudio.length, seconds: promptSeconds + seconds, seed };
+}
+
+/** What comes after the prompt. */
+function continuation({ sampleRate, channels }: Audio, { promptSeconds }: SeedSettings): Audio {
+  return { sampleRate, channels: channels.map((channel) => channel.slice(Math.round(promptSeconds * sampleRate))) };
+}

@@ -1,0 +1,49 @@
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+
+import { readVectors, writeVectors } from "../probes/vectors.js";
+import { isAbove } from "./intervals.js";
+import { summarizeConditions } from "./seed-findings.js";
+import { fileName } from "./seed-sources.js";
+import { sitesOf, transferSpec } from "./seed-steering.js";
+import type { SeedResult } from "./seed.js";
+
+/** What of an experiment is worth shipping: directions that turned clips more often than random ones did. */
+
+/**
+ * Writes the chosen directions of each task whose steering beat a random direction of the same norm (95 % intervals apart),
+ * and a spec for each class: `instrument.safetensors`, `violin.json` … In the folder `vectors` of a checkpoint, they are found
+ * by name: `tonearm generate --steer violin`.
+ *
+ * @param folder of the experiment
+ * @param directory is made if need be; files of these names are replaced
+ * @returns the names of the files; none where nothing worked
+ */
+export async function exportVectors(
+  { tasks }: SeedResult,
+  folder: string,
+  directory: string,
+): Promise<readonly string[]> {
+  const files: string[] = [];
+  for (const task of tasks) {
+    const { choice } = task;
+    const all = summarizeConditions(task);
+    const named = (prefix: string) =>
+      all.find(({ condition }) => condition === `${prefix} ${String(choice?.strength)}`);
+    const [steered, random] = [named("steered"), named("random direction")];
+    if (!choice || !steered || !random || !isAbove(steered.success, random.success)) continue;
+    const vectors = await readVectors(join(folder, "vectors", `${task.task}-means.safetensors`));
+    const wanted = sitesOf(choice.layers);
+    const sites = new Map([...vectors.sites].filter(([site]) => wanted.includes(site)));
+    const file = `${task.task}.safetensors`;
+    await mkdir(directory, { recursive: true });
+    await writeVectors(join(directory, file), { ...vectors, sites });
+    files.push(file);
+    for (const to of vectors.concepts) {
+      const spec = transferSpec(task.task, { from: null, to }, { ...choice, sites: wanted }, 0, file);
+      await writeFile(join(directory, `${fileName(to)}.json`), `${JSON.stringify(spec, null, 2)}\n`);
+      files.push(`${fileName(to)}.json`);
+    }
+  }
+  return files;
+}
