@@ -10,6 +10,7 @@ import type { Progress } from "../model/request.js";
 import { MusicGen, type GenerationSettings } from "../musicgen.js";
 import { WEIGHT_STORAGES, type WeightStorage } from "../runtime/linear.js";
 import { readSteering, type SteeringFiles } from "../steering/files.js";
+import { locateSteering } from "../steering/named.js";
 import { withStrength } from "../steering/spec.js";
 import { steer } from "../steering/steering.js";
 import { checkWritable, saveClips, writeCodes } from "./clips.js";
@@ -98,7 +99,10 @@ export function generateCommand(): Command {
     )
     .option("--compress", "with --loudness: bend what comes near full scale instead of cutting it")
     .option("--text-at <seconds text...>", "what it should be from then on, such as --text-at 8 electronic; repeatable")
-    .option("--steer <spec.json...>", "steer its activations as these specs say (`tonearm steer-spec` makes one)")
+    .option(
+      "--steer <spec.json...>",
+      "steer its activations as these specs say, or by names that the model comes with, such as violin",
+    )
     .option("--strength <s>", "instead of every strength of the specs", parseNumber("--strength"))
     .addOption(modelOption())
     .addOption(backendOption())
@@ -183,7 +187,7 @@ function textOverTime(text: string | undefined, pairs: readonly string[] = []): 
   return text === undefined ? later : [{ text }, ...later];
 }
 
-async function readSpecs({ steer: files = [], strength }: Options): Promise<readonly SteeringFiles[]> {
+async function readSpecs({ steer: files = [], strength, model }: Options): Promise<readonly SteeringFiles[]> {
   if (strength !== undefined && files.length === 0) {
     throw new UsageError({
       asked: `--strength ${strength}`,
@@ -191,7 +195,8 @@ async function readSpecs({ steer: files = [], strength }: Options): Promise<read
       todo: "Give a spec with --steer",
     });
   }
-  const read = await Promise.all(files.map(readSteering));
+  const paths = files.map((file) => locateSteering(file, modelDirectory(model)));
+  const read = await Promise.all(paths.map(async (path) => readSteering(await path)));
   return strength === undefined ? read : read.map((one) => ({ ...one, spec: withStrength(one.spec, strength) }));
 }
 
