@@ -26,7 +26,7 @@ import { opcodeName } from "./pickle-opcodes.js";
  * it takes off the stack, values nest by reference, and nothing recurses.
  */
 
-/** The longest pickle: the largest model of the family needs 0.4 MB. */
+/** The longest pickle: musicgen-small has one of 85 kB. */
 export const MAX_PICKLE_BYTES: number = 2 ** 24;
 
 /** The most instructions of one pickle, each of which may make an object of a hundred bytes. musicgen-small's has 20 000. */
