@@ -1,12 +1,15 @@
 import * as tf from "@tensorflow/tfjs-core";
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 
+import { TINY_SHAPE, writeRandomCheckpoint } from "../../../src/model/random-checkpoint.js";
+import { MusicGen } from "../../../src/musicgen.js";
 import { attend, disposeCache, EMPTY_CACHE, extendCache } from "../../../src/runtime/attention.js";
 import { useBackend } from "../../../src/runtime/backend.js";
 import { gelu } from "../../../src/runtime/gelu.js";
 import { linear, linearWeight } from "../../../src/runtime/linear.js";
 import { layerNorm } from "../../../src/runtime/norm.js";
 import { BufferPool } from "../../../src/runtime/native/pool.js";
+import { temporaryDirectory } from "../../support/temporary.js";
 import { describeNative, native, numbers } from "./support.js";
 
 describeNative("memory that somebody still holds is never used again", () => {
@@ -138,3 +141,38 @@ describeNative("ten thousand steps", () => {
     tf.dispose([weight, norm.gain, norm.bias]);
   });
 });
+
+/** Steps of generation by the tiny model, in clips of 500. */
+async function generateSteps(clips: number): Promise<{ readonly tensors: number; readonly grown: number }> {
+  const directory = await temporaryDirectory();
+  await writeRandomCheckpoint(directory, TINY_SHAPE, 1);
+  const model = await MusicGen.load(directory, { backend: "native" });
+  const tensors = tf.memory().numTensors;
+  const text = { ids: Int32Array.of(3, 5, 1), mask: Int32Array.of(1, 1, 1), batch: 1, length: 3 };
+  let early = 0;
+  for (let clip = 0; clip < clips; clip++) {
+    await model.generate({ text, frames: 500, seed: clip });
+    if (clip === Math.floor(clips / 4)) early = process.memoryUsage().rss;
+  }
+  const result = { tensors: tf.memory().numTensors - tensors, grown: process.memoryUsage().rss - early };
+  await model.dispose();
+  return result;
+}
+
+describeNative("generating clip after clip", () => {
+  it("leaves no tensor behind", async () => {
+    expect((await generateSteps(1)).tensors).toBe(0);
+  });
+});
+
+const isLong = process.env["TONEARM_LONG"] === "1";
+(isLong ? describeNative : describe.skip)(
+  `ten thousand steps of generation${isLong ? "" : " [skipped, a minute long: TONEARM_LONG=1 runs it]"}`,
+  () => {
+    it("leave no tensor and no memory behind", { timeout: 600_000 }, async () => {
+      const { tensors, grown } = await generateSteps(20);
+      expect(tensors).toBe(0);
+      expect(grown).toBeLessThan(96 * 2 ** 20);
+    });
+  },
+);
