@@ -38,24 +38,12 @@ std::size_t scaleBytesOf(Storage storage, Index outputs, Index stride) {
 
 std::size_t bytesOf(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 
-/// The storage that a file's values have as they lie there.
-std::optional<Storage> storageOf(Dtype dtype) {
-  if (dtype == Dtype::f32) return Storage::f32;
-  return dtype == Dtype::f16 ? std::optional(Storage::f16) : std::nullopt;
-}
-
 bool isFinite(const float* values, Index count) {
   std::uint32_t bad = 0;
   for (Index i = 0; i < count; ++i) {
     const std::uint32_t exponent = std::bit_cast<std::uint32_t>(values[i]) & 0x7f800000U;
     bad |= exponent == 0x7f800000U ? 1U : 0U;
   }
-  return bad == 0;
-}
-
-bool isFinite(const std::uint16_t* halves, Index count) {
-  std::uint32_t bad = 0;
-  for (Index i = 0; i < count; ++i) bad |= (halves[i] & 0x7c00U) == 0x7c00U ? 1U : 0U;
   return bad == 0;
 }
 
@@ -119,8 +107,6 @@ Weight::Weight(const std::vector<WeightPart>& parts, Index inputs, std::optional
 }
 
 Weight::Weight(const std::vector<FilePart>& parts, Index inputs, std::optional<Storage> storage) {
-  if (storage && map(parts, inputs, *storage)) return;
-  if (!storage && map(parts, inputs, Storage::f16)) return;
   std::atomic<Trouble> trouble = Trouble::none;
   const auto read = [&](const FilePart& part, Index first, Index count, float* scratch) -> const float* {
     const Trouble found = readRows(part, inputs, first, count, scratch);
@@ -149,8 +135,7 @@ Weight::Weight(const std::vector<FilePart>& parts, Index inputs, std::optional<S
     auto* halves = reinterpret_cast<std::uint16_t*>(scratch + 2 * kRowsAtOnce * inputs);
     return rows == nullptr || kernels().toHalf(rows, halves, count * inputs);
   });
-  if (mayFit && take(Storage::f16, true)) return;
-  if (!map(parts, inputs, Storage::f32)) take(Storage::f32, false);
+  if (!mayFit || !take(Storage::f16, true)) take(Storage::f32, false);
 }
 
 Weight::Weight(const std::vector<PackedPart>& parts, Index inputs, Storage storage) {
@@ -197,34 +182,6 @@ Weight::Weight(const std::vector<PackedPart>& parts, Index inputs, Storage stora
   requireIntact();
   if (isShort) throwShort(parts.front().file, parts.back().start + static_cast<std::uint64_t>(parts.back().rows) * rowBytes);
   if (isDamaged) throw FileError(kChecksum, "a tensor's bytes don't fit its checksum");
-}
-
-bool Weight::map(const std::vector<FilePart>& parts, Index inputs, Storage storage) {
-  if (parts.empty() || strideOf(storage, inputs) != inputs) return false;
-  for (const FilePart& part : parts)
-    if (storageOf(part.dtype) != storage) return false;
-  const std::size_t elementBytes = bytesOf(storage, 1);
-  const Index outputs = rowsOf(parts);
-  const Index count = outputs * inputs;
-  if (!areAdjacent(parts, elementBytes * static_cast<std::size_t>(inputs), elementBytes)) return false;
-  const std::size_t bytes = elementBytes * static_cast<std::size_t>(count);
-  mapping_ = MappedFile::of(parts.front().file, parts.front().start + bytes);
-  if (mapping_ == nullptr) return false;
-  const std::byte* data = mapping_->at(parts.front().start);
-  std::atomic<bool> finite = true;
-  parallelFor(count, 64 * 1024, [&](Index begin, Index end) {
-    const bool good = storage == Storage::f32
-                          ? isFinite(reinterpret_cast<const float*>(data) + begin, end - begin)
-                          : isFinite(reinterpret_cast<const std::uint16_t*>(data) + begin, end - begin);
-    if (!good) finite = false;
-  });
-  requireIntact();
-  if (!finite) throw FileError(kNotFinite, "a weight holds NaN or an infinite value");
-  valueBytes_ = bytes;
-  values_ = Memory();
-  scales_ = Memory();
-  describe(storage, data, outputs, inputs);
-  return true;
 }
 
 void Weight::allocate(Storage storage, Index outputs, Index inputs) {

@@ -294,7 +294,7 @@ describeNative("a matrix in a plain file", () => {
       return { x, mapped, storage: native().storageOf(x) };
     } finally {
       make.mockRestore();
-      await handle.close(); // a mapping needs no open file
+      await handle.close();
     }
   }
 
@@ -302,15 +302,15 @@ describeNative("a matrix in a plain file", () => {
   const halves = Uint16Array.from(values, (_, index) => 0x3000 + ((index * 37) % 0x0c00)); // finite
 
   it.each([
-    ["float32", "F32", values, 0, true, "f32"],
-    ["float32 that 16 bits hold", "F32", values.map((value) => Math.round(value * 512) / 512), 0, false, "f16"],
-    ["float32 at an odd place", "F32", values, 3, false, "f32"],
-    ["float16", "F16", halves, 0, true, "f16"],
-    ["bfloat16", "BF16", halves, 0, false, "f32"],
-  ] as const)("of %s stays there if it can", async (_, dtype, stored, padding, mapped, storage) => {
+    ["float32", "F32", values, 0, "f32"],
+    ["float32 that 16 bits hold", "F32", values.map((value) => Math.round(value * 512) / 512), 0, "f16"],
+    ["float32 at an odd place", "F32", values, 3, "f32"],
+    ["float16", "F16", halves, 0, "f16"],
+    ["bfloat16", "BF16", halves, 0, "f32"],
+  ] as const)("of %s is read in the smallest exact storage", async (_, dtype, stored, padding, storage) => {
     const bytes = new Uint8Array(stored.buffer, stored.byteOffset, stored.byteLength);
     const found = await inFile(dtype, bytes, padding);
-    expect(found.mapped).toBe(mapped);
+    expect(found.mapped).toBe(false);
     expect(found.storage).toBe(storage);
     const expected = linearWeight({ values: floats(dtype, stored), rows, columns });
     expect(await found.x.data()).toEqual(await expected.data());
@@ -320,7 +320,7 @@ describeNative("a matrix in a plain file", () => {
     tf.dispose([found.x, expected, input, a, b]);
   });
 
-  it("is refused with NaN, mapped or converted", async () => {
+  it("is refused with NaN", async () => {
     for (const padding of [0, 3]) {
       const bad = values.with(rows * columns - 1, NaN);
       await expect(inFile("F32", new Uint8Array(bad.buffer), padding)).rejects.toThrow(
