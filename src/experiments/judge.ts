@@ -232,8 +232,8 @@ function probabilitiesOf(classifier: Classifier, features: Float64Array): Readon
 }
 
 function likeliest(probabilities: Readonly<Record<string, number>>): string {
-  const [first = ""] = Object.entries(probabilities).reduce((best, one) => (one[1] > best[1] ? one : best), ["", -1]);
-  return first;
+  const [first] = Object.entries(probabilities).toSorted((a, b) => b[1] - a[1]);
+  return first?.[0] ?? "";
 }
 
 function checkSizes(classifier: Classifier, path: string, task: JudgeTask): void {
