@@ -116,7 +116,7 @@ def text_report(model, tokenizer, judge: Judge, settings: Settings, each: int) -
 
 
 def generate_codes(model, inputs, frames: int) -> torch.Tensor:
-    """Codes [B, K, F] sampled with guidance 3 and the 250 likeliest codes, by transformers' own generation."""
+    """Codes [B, K, F] sampled as the checkpoint's generation_config.json says, by transformers' own generation."""
     kept = {}
 
     def catch(codes, *_arguments, **_keywords):
@@ -125,7 +125,7 @@ def generate_codes(model, inputs, frames: int) -> torch.Tensor:
 
     decode, model.audio_encoder.decode = model.audio_encoder.decode, catch
     try:
-        model.generate(**inputs, do_sample=True, guidance_scale=3.0, top_k=250, max_new_tokens=frames + 3)
+        model.generate(**inputs, max_new_tokens=frames + 3)
     except StopIteration:
         pass
     finally:

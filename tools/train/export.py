@@ -37,6 +37,10 @@ def run(settings: Settings) -> None:
     state.update({name: value for name, value in language.state_dict().items() if not name.endswith("embed_positions.weights")})
     # The text embedding has two names; the hub's files use the first.
     state.pop("text_encoder.encoder.embed_tokens.weight", None)
+    # The temperature goes into the weights: logits that are sampled as they are sound best, whatever program samples them.
+    for name in state:
+        if ".lm_heads." in name:
+            state[name] = state[name] / settings.temperature
     state = half(state)
     temporary = folder / "model.safetensors.part"
     save_file(state, temporary, metadata={"format": "pt"})
@@ -53,7 +57,8 @@ def run(settings: Settings) -> None:
             "decoder_start_token_id": settings.codebook_size,
             "pad_token_id": settings.codebook_size,
             "do_sample": True,
-            "guidance_scale": 3.0,
+            "guidance_scale": settings.guidance,
+            "top_k": settings.top_k,
             "max_length": settings.frames + 4,
             "transformers_version": "5.18.0",
         },
@@ -81,8 +86,11 @@ def check(settings: Settings, state: dict[str, torch.Tensor]) -> None:
     codes = torch.randint(0, settings.codebook_size, (4, 20), generator=torch.Generator().manual_seed(0))
     ours = load_language_model(settings)
     states = ours.text_encoder(input_ids=ids.input_ids).last_hidden_state
-    want = ours.decoder(input_ids=codes, encoder_hidden_states=ours.enc_to_dec_proj(states)).logits
+    want = ours.decoder(input_ids=codes, encoder_hidden_states=ours.enc_to_dec_proj(states)).logits / settings.temperature
     got = model(input_ids=ids.input_ids, attention_mask=ids.attention_mask, decoder_input_ids=codes).logits
+    golden = {"text": ids.input_ids[0], "codes": codes[:, :8], "logits": got[:, :8]}  # [S], [K, 8], [K, 8, V]
+    golden["audio"] = model.audio_encoder.decode(codes[None, None, :, :8], [None]).audio_values[0, 0]  # [8 * 640]
+    save_file({name: value.contiguous() for name, value in golden.items()}, settings.work / "export" / "golden.safetensors")
     size = sum(path.stat().st_size for path in folder.iterdir())
     result = {
         "bytes": size,

@@ -25,6 +25,7 @@ from .training import Clock, Log, load_state, save_state, warm_hold_decay
 
 SAVE_SECONDS = 150
 HEAD_WIDTH = 32
+OWN_AFTER = 1000  # steps; before, what the model says is no use to it
 
 
 def model_config(settings: Settings) -> MusicgenConfig:
@@ -67,26 +68,38 @@ class LanguageModel(nn.Module):
         self.text_encoder, self.enc_to_dec_proj, self.decoder = whole.text_encoder, whole.enc_to_dec_proj, whole.decoder
         self.pad = settings.codebook_size
 
-    def forward(self, text: Tensor, mask: Tensor, codes: Tensor) -> Tensor:
-        """The cross-entropy of every codebook [K], for text ids and mask [B, S] and codes [B, K, F]."""
+    def forward(self, text: Tensor, mask: Tensor, codes: Tensor, own: float = 0.0) -> Tensor:
+        """The cross-entropy of every codebook [K], for text ids and mask [B, S] and codes [B, K, F]. The share `own` of the codes
+        that are read, not of those that are to be said, is replaced by what the model itself would have said (scheduled sampling in
+        two passes, Mihaylova & Martins 2019): generation reads nothing else, and must not go astray on its first slip."""
         tokens = delayed(codes, self.pad)  # [B, K, F + K]
         states = self.text_encoder(input_ids=text, attention_mask=torch.ones_like(text).where(text != 0, 0)).last_hidden_state
         # A row without text has memory 0 and mask 0, as in generation.
         memory = self.enc_to_dec_proj(states) * mask[..., None]
         inputs, targets = tokens[..., :-1], tokens[..., 1:]
-        logits = self.decoder(
-            input_ids=inputs.reshape(-1, inputs.shape[-1]),
-            encoder_hidden_states=memory,
-            encoder_attention_mask=mask,
-            use_cache=False,
-        ).logits  # [B * K, F + K - 1, V]
-        logits = logits.reshape(*targets.shape, -1)
+        if own > 0:
+            with torch.no_grad():
+                shares = self.logits(inputs, memory, mask).softmax(-1)
+                said = (shares / torch.empty_like(shares).exponential_()).argmax(-1)[..., :-1]  # of inputs[..., 1:]
+            replaced = (torch.rand(said.shape, device=said.device) < own) & (inputs[..., 1:] != self.pad)
+            inputs = torch.cat([inputs[..., :1], torch.where(replaced, said, inputs[..., 1:])], -1)
+        logits = self.logits(inputs, memory, mask)
         losses = []
         for book in range(targets.shape[1]):
             # Codebook k is valid from position k on, for F positions.
             valid = slice(book, book + codes.shape[2])
             losses.append(F.cross_entropy(logits[:, book, valid].flatten(0, 1), targets[:, book, valid].flatten()))
         return torch.stack(losses)
+
+    def logits(self, inputs: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Logits [B, K, F + K - 1, V] for the tokens after each of `inputs` [B, K, F + K - 1]."""
+        logits = self.decoder(
+            input_ids=inputs.reshape(-1, inputs.shape[-1]),
+            encoder_hidden_states=memory,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        ).logits
+        return logits.reshape(*inputs.shape, -1)
 
 
 def delayed(codes: Tensor, pad: int) -> Tensor:
@@ -218,7 +231,8 @@ def run(settings: Settings) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         text, mask, codes = (t.to(settings.device) for t in batches.draw(rng))
-        losses = model(text, mask, codes)
+        own = float(rng.uniform(0.1, 0.5)) if step > OWN_AFTER and rng.random() < 0.6 else 0.0
+        losses = model(text, mask, codes, own)
         optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)

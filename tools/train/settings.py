@@ -43,6 +43,10 @@ class Settings:
     lm_rate: float = 0.02
     lm_minutes: float = 60.0
     text_dropout: float = 0.12
+    # Generation, as the checkpoint recommends it and the evaluation does it.
+    guidance: float = 3.0
+    temperature: float = 0.8
+    top_k: int = 250
     # Evaluation: clips generated for each instrument and each genre.
     clips_each: int = 8
 
