@@ -35,6 +35,7 @@ interface SeedOptions extends Shared {
   readonly seconds?: number;
   readonly promptSeconds?: number;
   readonly strengths?: number | readonly number[];
+  readonly guidance?: number;
   readonly quick?: boolean;
   readonly vectors?: string;
 }
@@ -68,6 +69,7 @@ function seedCommand(): Command {
     .option("--seconds <s>", "of a continuation (default: 4)", parseNumber("--seconds"))
     .option("--prompt-seconds <s>", "that are continued (default: 3)", parseNumber("--prompt-seconds"))
     .option("--strengths <list>", "to try (default: 0.1,0.2,0.4,0.8)", parseNumbers("--strengths"))
+    .option("--guidance <g>", "of continuations; 1 turns it off (default: 3)", parseNumber("--guidance"))
     .option("--vectors <folder>", "write directions that beat random ones there, as steering by name (MODEL/vectors)")
     .action(runSeed);
 }

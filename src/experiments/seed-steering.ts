@@ -183,8 +183,8 @@ export function transferSpec(
 }
 
 function optionsOf(settings: SeedSettings, text: string, promptAudio: readonly Audio[], seed: number) {
-  const { promptSeconds, seconds } = settings;
-  return { text, promptAudio, count: promptAudio.length, seconds: promptSeconds + seconds, seed };
+  const { promptSeconds, seconds, guidance } = settings;
+  return { text, promptAudio, count: promptAudio.length, seconds: promptSeconds + seconds, seed, guidance };
 }
 
 /** What comes after the prompt. */

@@ -41,6 +41,7 @@ export interface SeedSettings {
   readonly promptSeconds: number;
   readonly sourceSeconds: number; // of the clips that directions are fitted on
   readonly strengths: readonly number[];
+  readonly guidance: number; // of continuations; 1 turns it off
   readonly penalties: readonly number[]; // that logistic regression chooses from
   readonly seed: number;
 }
@@ -112,6 +113,7 @@ const DEFAULTS: SeedSettings = {
   promptSeconds: 3,
   sourceSeconds: 6,
   strengths: [0.1, 0.2, 0.4, 0.8],
+  guidance: 3,
   penalties: LOGISTIC_PENALTIES,
   seed: 0,
 };
@@ -153,6 +155,7 @@ export function seedSettings(options: SomeSettings & { readonly quick?: boolean 
     promptSeconds: options.promptSeconds ?? base.promptSeconds,
     sourceSeconds: options.sourceSeconds ?? Math.max(base.sourceSeconds, options.promptSeconds ?? base.promptSeconds),
     strengths: options.strengths ?? base.strengths,
+    guidance: options.guidance ?? base.guidance,
     penalties: options.penalties ?? base.penalties,
     seed: options.seed ?? base.seed,
   };
