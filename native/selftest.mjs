@@ -34,7 +34,9 @@ const kernels = sets.map((set) => {
   run(compiler, [...flags, ...set.flags, define, "-c", source("src", "kernels", "kernels.cc"), "-o", object]);
   return object;
 });
-const rest = ["checksum", "cpu_features", "dispatch", "mapped_file", "memory", "thread_pool", "weight"].map((name) => source("src", `${name}.cc`));
+const rest = ["checksum", "cpu_features", "dispatch", "mapped_file", "memory", "thread_pool", "weight"].map((name) =>
+  source("src", `${name}.cc`),
+);
 const available = sets.map(({ name }) => `-DTONEARM_HAS_${name.toUpperCase()}`);
 const program = join(build, "selftest");
 const all = [source("selftest", "selftest.cc"), ...rest, ...kernels];

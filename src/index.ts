@@ -151,6 +151,10 @@ export { steer, type SteerOptions, type Steering, type SteeringTrace } from "./s
 export { measureEffect, type ClipComparison, type Effect, type Judge } from "./experiments/effect.js";
 export { genreFusion, styleTransfer, timbreTransfer } from "./experiments/recipes.js";
 export type { FusionOptions, FusionPart, TransferOptions } from "./experiments/recipes.js";
+export { judgeAudio, loadJudge, type Judgement, type SoundJudge } from "./experiments/judge.js";
+export { measureQuality, type Quality, type QualityOptions } from "./experiments/quality.js";
+export { runSeedExperiment, type SeedOptions, type SeedResult } from "./experiments/seed.js";
+export { writeSeedReport } from "./experiments/seed-report.js";
 export { sweepSteering } from "./experiments/sweep.js";
 export type { SteeringSweep, SteeringSweepOptions, SteeringSweepRow } from "./experiments/sweep.js";
 

@@ -208,11 +208,7 @@ function floatsOf({ buffer }: Uint8Array<ArrayBuffer>, dtype: FloatType): Float3
  * @param bytes on a buffer of their own
  * @throws {CheckpointError} if they aren't floats.
  */
-export function floatsIn(
-  bytes: Uint8Array<ArrayBuffer>,
-  entry: TensorEntry,
-  path: string,
-): Float32Array<ArrayBuffer> {
+export function floatsIn(bytes: Uint8Array<ArrayBuffer>, entry: TensorEntry, path: string): Float32Array<ArrayBuffer> {
   if (!isFloatType(entry.dtype)) throw notFloats(path, entry);
   return floatsOf(bytes, entry.dtype);
 }
