@@ -120,24 +120,13 @@ function recognised(
   });
   const rowsOf = names.map((_, own) => countsOf(rows, present, count, own));
   const hitsOf = names.map((_, own) => countsOf(hits, present, count, own));
-  const drawnRows = rowsDrawn(classes);
   return (weights) => {
-    let all = drawnRows.get(weights);
-    if (!all) drawnRows.set(weights, (all = rowsOf.map((counts) => weighted(counts, weights))));
+    const all = rowsOf.map((counts) => weighted(counts, weights));
     const right = hitsOf.map((counts) => weighted(counts, weights));
     const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
     const recalls = right.flatMap((value, own) => ((all[own] ?? 0) > 0 ? [value / (all[own] ?? 1)] : []));
     return { accuracy: sum(right) / sum(all), balanced: recalls.reduce((a, b) => a + b, 0) / recalls.length };
   };
-}
-
-/** How many rows of each class a draw holds: the same for every unit that is judged by the same labels. */
-const ROWS_DRAWN = new WeakMap<Int32Array, WeakMap<Float64Array, readonly number[]>>();
-
-function rowsDrawn(classes: Int32Array): WeakMap<Float64Array, readonly number[]> {
-  const known = ROWS_DRAWN.get(classes) ?? new WeakMap<Float64Array, readonly number[]>();
-  ROWS_DRAWN.set(classes, known);
-  return known;
 }
 
 /** The groups in which a class occurs, and how often. */

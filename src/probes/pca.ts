@@ -1,7 +1,8 @@
 import { UsageError } from "../errors.js";
 import { uniformStream } from "../runtime/random.js";
 import { conceptsOf, type Training } from "./data.js";
-import { addScaled, dot, topEigenpair, unit, type Matrix } from "./linear-algebra.js";
+import { topEigenpair } from "./eigenpair.js";
+import { addScaled, dot, unit, type Matrix } from "./linear-algebra.js";
 import { sidesOf } from "./means.js";
 import { calibrate, type Probe } from "./probe.js";
 import { shuffled } from "./splits.js";

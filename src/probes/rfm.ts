@@ -1,7 +1,9 @@
 import { UsageError } from "../errors.js";
 import { uniformStream } from "../runtime/random.js";
 import { conceptsOf, takeGroups, takeTarget, targetColumns, type Training } from "./data.js";
-import { dot, factorise, multiply, product, takeRows, topEigenpair, type Matrix } from "./linear-algebra.js";
+import { topEigenpair } from "./eigenpair.js";
+import { factorise } from "./equations.js";
+import { dot, multiply, product, takeRows, type Matrix } from "./linear-algebra.js";
 import { centredRows, featureScales, probeMoments } from "./moments.js";
 import { calibrate, projectionsOf, type Probe } from "./probe.js";
 import { randomDirection } from "./random.js";

@@ -1,5 +1,6 @@
 import { targetColumns, type Training } from "./data.js";
-import { dot, factorise, product, takeRows, type Matrix } from "./linear-algebra.js";
+import { factorise } from "./equations.js";
+import { dot, product, takeRows, type Matrix } from "./linear-algebra.js";
 import { centredRows, featureScales, mergeProbeMoments, probeMoments, type ProbeMoments } from "./moments.js";
 import { probeOfColumns, projectionsOf, type Probe } from "./probe.js";
 import { groupedFolds, rowsOf, type Folds } from "./splits.js";

@@ -1,7 +1,9 @@
 import * as tf from "@tensorflow/tfjs-core";
 import { expect, it } from "vitest";
 
-import { dot, factorise, multiply, product, topEigenpair, unit, type Matrix } from "../../src/probes/linear-algebra.js";
+import { topEigenpair } from "../../src/probes/eigenpair.js";
+import { factorise } from "../../src/probes/equations.js";
+import { dot, multiply, product, unit, type Matrix } from "../../src/probes/linear-algebra.js";
 import { uniformStream } from "../../src/runtime/random.js";
 import { describeOnEachBackend } from "../support/backends.js";
 
