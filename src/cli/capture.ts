@@ -11,6 +11,7 @@ import { UsageError } from "../errors.js";
 import { MusicGen } from "../musicgen.js";
 import { readSteering } from "../steering/files.js";
 import { steer } from "../steering/steering.js";
+import { listenForInterrupt } from "./interrupt.js";
 import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber } from "./options.js";
 import { bytes, duration, printResult, ProgressLine } from "./output.js";
 
@@ -98,9 +99,7 @@ async function run(options: Options): Promise<void> {
   const specs = await Promise.all((options.steer ?? []).map(readSteering));
   const model = await MusicGen.load(modelDirectory(options.model), { backend: options.backend });
   const progress = new ProgressLine(options.json !== true);
-  const interrupt = new AbortController();
-  const stop = (): void => interrupt.abort();
-  process.once("SIGINT", stop); // a second Ctrl-C ends the process at once
+  const interrupt = listenForInterrupt();
   try {
     const steering = specs.map(({ spec, vectors }) => steer(model, spec, vectors));
     const summary = await captureActivations(model, {
@@ -117,7 +116,7 @@ async function run(options: Options): Promise<void> {
     progress.finish();
     report(summary, model, performance.now() - started, options.json === true);
   } finally {
-    process.removeListener("SIGINT", stop);
+    interrupt.release();
     progress.finish();
     await model.dispose();
   }

@@ -2,6 +2,7 @@ import { Command } from "commander";
 
 import { fetchCheckpoint, type FetchedCheckpoint } from "../checkpoint/hub/fetch.js";
 import type { HubError } from "../errors.js";
+import { listenForInterrupt } from "./interrupt.js";
 import { jsonOption } from "./options.js";
 import { bytes, duration, printResult, ProgressLine } from "./output.js";
 
@@ -29,9 +30,7 @@ export function fetchCommand(): Command {
 
 async function run(name: string, { revision, recheck, json }: Options): Promise<void> {
   const progress = new ProgressLine(json !== true);
-  const interrupt = new AbortController();
-  const stop = (): void => interrupt.abort();
-  process.once("SIGINT", stop);
+  const interrupt = listenForInterrupt();
   try {
     const fetched = await fetchCheckpoint(name, {
       revision,
@@ -48,7 +47,7 @@ async function run(name: string, { revision, recheck, json }: Options): Promise<
     printResult(json === true, fetched, describe(fetched));
   } finally {
     progress.finish();
-    process.off("SIGINT", stop);
+    interrupt.release();
   }
 }
 

@@ -15,6 +15,7 @@ import { withStrength } from "../steering/spec.js";
 import { steer } from "../steering/steering.js";
 import { checkWritable, saveClips, writeCodes } from "./clips.js";
 import { finish, planFinish, type Finished, type FinishOptions } from "./finish.js";
+import { listenForInterrupt } from "./interrupt.js";
 import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber, parseNumbers } from "./options.js";
 import { duration, printResult, ProgressLine } from "./output.js";
 import { PCM_FORMATS, STDOUT, writeStream, type Streamed } from "./stream.js";
@@ -130,9 +131,7 @@ async function run(text: string | undefined, options: Options): Promise<void> {
     weights: options.weights,
   });
   const progress = new ProgressLine(options.json !== true);
-  const interrupt = new AbortController();
-  const stop = (): void => interrupt.abort();
-  process.once("SIGINT", stop); // a second Ctrl-C ends the process at once
+  const interrupt = listenForInterrupt();
   try {
     const steering = joinInterventions(specs.map(({ spec, vectors }) => steer(model, spec, vectors)));
     const request = {
@@ -165,7 +164,7 @@ async function run(text: string | undefined, options: Options): Promise<void> {
     const files = await saveClips(generation, options.output, options.codes, metadata);
     report(finished, files, performance.now() - started, options);
   } finally {
-    process.removeListener("SIGINT", stop);
+    interrupt.release();
     progress.finish();
     await model.dispose();
   }

@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import { packCheckpoint } from "../checkpoint/pack.js";
 import type { PackedStorage } from "../checkpoint/pack-format.js";
 import { WEIGHT_STORAGES } from "../runtime/linear.js";
+import { listenForInterrupt } from "./interrupt.js";
 import { jsonOption } from "./options.js";
 import { bytes, printResult, ProgressLine } from "./output.js";
 
@@ -30,9 +31,7 @@ export function packCommand(): Command {
 
 async function run(model: string, { output, weights, json }: Options): Promise<void> {
   const progress = new ProgressLine(json !== true);
-  const interrupt = new AbortController();
-  const stop = (): void => interrupt.abort();
-  process.once("SIGINT", stop);
+  const interrupt = listenForInterrupt();
   try {
     const onProgress = (done: number, total: number): void => progress.update("packing", done, total);
     const summary = await packCheckpoint(model, output, { weights, onProgress, signal: interrupt.signal });
@@ -42,7 +41,7 @@ async function run(model: string, { output, weights, json }: Options): Promise<v
       `${summary.matrices} matrices, the decoder's as ${weights}, ${summary.exact ? "every value exact" : "rounded"}`,
     ]);
   } finally {
-    process.removeListener("SIGINT", stop);
+    interrupt.release();
     progress.finish();
   }
 }
