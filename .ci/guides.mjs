@@ -38,7 +38,7 @@ for (const name of guides) {
   run(join("docs", name), file, []);
 }
 for (const name of examples) {
-  run(join("examples", name), join("examples", name), [model]);
+  run(join("examples", name), join("examples", name), name === "melody.js" ? [] : [model]); // the demo reads no melody
 }
 rmSync(folder, { recursive: true, force: true });
 process.exitCode = failed > 0 ? 1 : 0;
