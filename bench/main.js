@@ -1,5 +1,5 @@
 // How fast a model runs: `npm run bench -- [--model DIR | --shape tiny|musicgen-small] [--backend NAME] [--weights f32|f16|int8|int4]
-// [--steps N] [--only NAME …]`. Prints one JSON object. Without a model, random weights of the chosen shape are made in a
+// [--residency together|staged] [--steps N] [--only NAME …]`. Prints one JSON object. Without a model, random weights of the chosen shape are made in a
 // temporary folder. `tools/reference/bench_transformers.py` measures the same work in Python's transformers.
 //
 // Every time is a median, of the work's first run where that is what matters (load, first token) and of later ones elsewhere.
@@ -24,6 +24,7 @@ const { values: options } = parseArgs({
     shape: { type: "string", default: "tiny" },
     backend: { type: "string" },
     weights: { type: "string" },
+    residency: { type: "string" },
     steps: { type: "string", default: "60" },
     seconds: { type: "string", default: "10" },
     repeats: { type: "string", default: "3" },
@@ -82,11 +83,23 @@ async function generation(model) {
     },
   });
   const step = median(times);
+  const tenth = Math.ceil(times.length / 10);
+  const [early, late] = [median(times.slice(0, tenth)), median(times.slice(-tenth))];
+  // Between the middles of the first and the last tenth, each step reads so much more of keys and values.
+  const { width, layers } = model.config.decoder;
+  const cacheBytes = 2 * layers * 2 * width * 4 * (times.length - tenth); // rows, layers, keys and values, float32
   return {
     startToFirstTokenS: round(first, 2),
     guidedStepMs: round(step, 2),
     guidedStepFastestMs: round(Math.min(...times), 2),
     guidedSteps: times.length,
+    growth: {
+      firstTenthMs: round(early, 2),
+      lastTenthMs: round(late, 2),
+      moreCacheMB: round(cacheBytes / 1e6),
+      // At the memory's speed or above, growth is the reading of the cache and no more. Null: the step did not get slower.
+      cacheGBPerSecond: late > early ? round(cacheBytes / (late - early) / 1e6) : null,
+    },
     ...(addon
       ? {
           weightsPerStepGB: round(bytes / 1e9, 3),
@@ -151,10 +164,12 @@ try {
   const directory = options.model ?? folder;
   if (!options.model) await writeRandomCheckpoint(folder, SHAPES[options.shape], 0);
   const start = performance.now();
-  const model = await MusicGen.load(directory, { backend: options.backend, weights: options.weights });
+  const { backend, weights, residency } = options;
+  const model = await MusicGen.load(directory, { backend, weights, residency });
   const report = {
     backend: model.backend,
     weights: options.weights ?? "as the backend chooses",
+    residency: residency ?? "as fits",
     model: options.model ?? `random weights, shape ${options.shape}`,
     width: model.config.decoder.width,
     layers: model.config.decoder.layers,

@@ -129,6 +129,8 @@ async function run(text: string | undefined, options: Options): Promise<void> {
   const model = await MusicGen.load(modelDirectory(options.model), {
     backend: options.backend,
     weights: options.weights,
+    // One request uses each network once, so that none needs to wait in memory for its turn; a stream has them take turns all along.
+    ...(options.stream === true ? {} : { residency: "staged" as const }),
   });
   const progress = new ProgressLine(options.json !== true);
   const interrupt = listenForInterrupt();

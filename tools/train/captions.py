@@ -27,17 +27,24 @@ BACKING_WORDS = {
     "jazz": ("walking bass and brushes", "a swinging rhythm section", "double bass and ride cymbal", "a jazz trio"),
 }
 
+NAMELESS = 0.1  # captions that name neither instrument nor genre: a text that asks for nothing is then one the model knows
+
 
 def tempo_word(tempo: int) -> tuple[str, ...]:
     if tempo < 92:
         return ("slow", "calm", "gentle")
     if tempo < 128:
         return ("mid-tempo", "moderate", "medium tempo")
-    return ("fast", "upbeat", "energetic")
+    return ("fast", "upbeat", "lively")
 
 
 def mood_word(mode: str) -> tuple[str, ...]:
     return ("dark", "sad", "moody") if mode in ("minor", "dorian") else ("bright", "happy", "cheerful")
+
+
+SOLO_WORDS = ("a melody", "a melody", "a tune", "a solo instrument")
+BAND_WORDS = ("music", "music", "a piece of music", "a band")
+LOOP_WORDS = ("loop", "riff", "over and over")
 
 
 def captions(labels: dict, rng: np.random.Generator, count: int = 6) -> list[str]:
@@ -54,7 +61,31 @@ def captions(labels: dict, rng: np.random.Generator, count: int = 6) -> list[str
         mode = "minor" if labels["mode"] in ("minor", "dorian") else "major"
         key, bpm = f"in {labels['tonic']} {mode}", f"{labels['tempo']} bpm"
         register = {"low": "in a low register", "high": "in a high register", "middle": "in the middle register"}[labels["register"]]
-        if labels["kind"] == "solo":
+        if rng.random() < NAMELESS:
+            base = one(SOLO_WORDS if labels["kind"].startswith("solo") else BAND_WORDS)
+        elif labels["kind"] == "solo taken over":
+            then = one(INSTRUMENT_WORDS[labels["then_instrument"]])
+            following = "an" if then[0] in "aeiou" else "a"
+            base = one(
+                (
+                    f"{article} {lead} melody, then {following} {then}",
+                    f"{lead}, then {then}",
+                    f"{article} {lead} handing over to {following} {then}",
+                    f"{lead} melody, {tempo}, taken over by {following} {then}",
+                    f"first {lead}, then {then}",
+                )
+            )
+        elif labels["kind"] == "band taken over":
+            genre, then = one(GENRE_WORDS[labels["genre"]]), one(GENRE_WORDS[labels["then_genre"]])
+            base = one(
+                (
+                    f"{genre} music, then {then}",
+                    f"{genre} turning into {then}",
+                    f"{genre} with {lead}, then {then} with {lead}",
+                    f"first {genre}, then {then}",
+                )
+            )
+        elif labels["kind"] == "solo":
             base = one(
                 (
                     f"{article} {lead} melody",
@@ -81,6 +112,9 @@ def captions(labels: dict, rng: np.random.Generator, count: int = 6) -> list[str
                     f"{article} {lead} playing {genre} with {backing}",
                 )
             )
-        extras = [word for word, chance in ((key, 0.25), (bpm, 0.25), (register, 0.15)) if rng.random() < chance]
+        chances = [(key, 0.25), (bpm, 0.25), (register, 0.15)]
+        if labels["form"] == "loop":
+            chances.append((one(LOOP_WORDS), 0.2))
+        extras = [word for word, chance in chances if rng.random() < chance]
         out.append(", ".join([base, *extras]))
     return out

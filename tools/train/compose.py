@@ -2,11 +2,14 @@
 
 A piece is one lead melody, alone ("solo") or over the accompaniment of a genre ("band"). The melody generator is the same
 for every lead instrument and keeps to MIDI 60-83, a range all of them can play, so that one melody can be rendered by all.
+A piece is a "song", whose second phrase answers the first, or a "loop", one phrase over and over. In a loop another
+instrument, or the band of another genre, may take the phrase over: what a continuation that changes the timbre and keeps the
+melody sounds like, is thus something that a model can have heard.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,6 +46,8 @@ CHORDS = {
 LOWEST, HIGHEST = 60, 83
 FRAME_RATE = 50  # frames of the codec in a second
 DRUM_CHANNEL = 9
+SECOND_BAND = 16  # channels of a band that takes over begin here
+PHRASE = 1.6  # seconds that a loop's phrase takes at least
 KICK, SNARE, CLAP, CLOSED_HAT, PEDAL_HAT, OPEN_HAT, CRASH, RIDE, RIM = 36, 38, 39, 42, 44, 46, 49, 51, 37
 
 
@@ -195,7 +200,9 @@ class Writer:
     """
 
     def __init__(self, rng: np.random.Generator, tempo: int, swing: bool, seconds: float, grid: bool):
-        self.rng, self.beat, self.swing, self.seconds, self.grid = rng, 60.0 / tempo, swing, seconds, grid
+        self.rng, self.swing, self.seconds, self.grid = rng, swing, seconds, grid
+        # A beat on the grid is whole frames: a phrase that comes again is the same frames.
+        self.beat = round(60 / tempo * FRAME_RATE) / FRAME_RATE if grid else 60 / tempo
         self.piece = Piece()
 
     def program(self, channel: int, program: int, volume: int, bank: int = 0) -> None:
@@ -364,10 +371,20 @@ def _jazz(rng, w: Writer, tonic: int, chords, beats: int) -> None:
 ACCOMPANIMENTS = {"classical": _classical, "electronic": _electronic, "rock": _rock, "jazz": _jazz}
 
 
-def compose(seed: tuple[int, ...], genre: str, instrument: str, kind: str, seconds: float, grid: bool = True) -> Piece:
+def compose(
+    seed: tuple[int, ...],
+    genre: str,
+    instrument: str,
+    kind: str,
+    seconds: float,
+    grid: bool = True,
+    loop: bool = False,
+    band: str | None = None,
+) -> Piece:
     """A piece of `seconds` seconds. The same seed with another lead instrument gives the same notes.
 
-    `kind` is "solo" (the lead alone; `genre` then only flavours its rhythm and harmony) or "band".
+    `kind` is "solo" (the lead alone; `genre` then only flavours its rhythm and harmony) or "band". A loop's phrase is the whole
+    bars that take at least `PHRASE` seconds. `band` names the genre that accompanies where that isn't the melody's.
     """
     rng = np.random.default_rng(seed)
     style = STYLES[genre]
@@ -377,26 +394,44 @@ def compose(seed: tuple[int, ...], genre: str, instrument: str, kind: str, secon
     tonic = int(rng.integers(12))
     center = float(rng.choice((66, 71, 76)))
     beats = 4
-    bars = int(np.ceil(seconds * tempo / 60 / beats))
-    progression = _choose(rng, style.progressions[mode])
-    chords = [progression[bar % len(progression)] for bar in range(bars)]
-    melody = _melody(rng, style, tonic, mode, chords, bars, center)
     w = Writer(np.random.default_rng((*seed, 1)), tempo, style.swing, seconds, grid)
+    bars = int(np.ceil(seconds / w.beat / beats))
+    phrase = bars
+    if loop:
+        phrase = int(np.ceil(PHRASE / (beats * w.beat)))
+    progression = _choose(rng, style.progressions[mode])
+    chords = [progression[bar % phrase % len(progression)] for bar in range(bars)]
+    melody = _melody(rng, style, tonic, mode, chords, min(phrase, bars), center)
     w.program(0, INSTRUMENTS[instrument], 112)
-    for bar, beat, length, pitch in melody:
-        w.note(0, bar * beats + beat, length * 0.95, pitch, 100)
+    for first in range(0, bars, phrase):
+        for bar, beat, length, pitch in melody:
+            w.note(0, (first + bar) * beats + beat, length * 0.95, pitch, 100)
     if kind == "band":
-        ACCOMPANIMENTS[genre](np.random.default_rng((*seed, 2)), w, tonic, chords, beats)
+        w.swing = STYLES[band or genre].swing
+        ACCOMPANIMENTS[band or genre](np.random.default_rng((*seed, 2)), w, tonic, chords, beats)
     lead = [n.pitch for n in w.piece.notes if n.channel == 0]
     w.piece.labels = {
         "kind": kind,
-        "genre": genre,
+        "form": "loop" if loop else "song",
+        "genre": band or genre,
         "instrument": instrument,
-        "tempo": tempo,
+        "tempo": round(60 / w.beat),
         "tonic": TONICS[tonic],
         "mode": mode,
         "lowest": min(lead),
         "highest": max(lead),
         "register": "low" if center < 70 else "high" if center > 72 else "middle",
     }
+    if loop:
+        w.piece.labels["phrase"] = round(phrase * beats * w.beat, 2)
     return w.piece
+
+
+def taken_over(first: Piece, second: Piece, at: float) -> Piece:
+    """What `first` plays up to `at` seconds, then `second`, which plays the same phrase in another way."""
+    moved = {channel: channel + SECOND_BAND for channel in second.programs}
+    notes = [replace(n, length=min(n.length, at - n.start)) for n in first.notes if n.start < at]
+    notes += [replace(n, channel=moved[n.channel]) for n in second.notes if n.start >= at]
+    programs = first.programs | {moved[channel]: program for channel, program in second.programs.items()}
+    then = {f"then_{name}": second.labels[name] for name in ("genre", "instrument")}
+    return Piece(notes, programs, first.labels | {"kind": f"{first.labels['kind']} taken over", "turns": at} | then)

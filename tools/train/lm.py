@@ -21,7 +21,7 @@ from .encode import encoded, open_codes
 from .render import read_labels
 from .settings import Settings, write_json
 from .tokenizer import load_tokenizer
-from .training import Clock, Log, load_state, save_state, warm_hold_decay
+from .training import Average, Clock, Log, load_state, save_state, warm_hold_decay
 
 SAVE_SECONDS = 150
 HEAD_WIDTH = 32
@@ -79,8 +79,9 @@ class LanguageModel(nn.Module):
         inputs, targets = tokens[..., :-1], tokens[..., 1:]
         if own > 0:
             with torch.no_grad():
-                shares = self.logits(inputs, memory, mask).softmax(-1)
-                said = (shares / torch.empty_like(shares).exponential_()).argmax(-1)[..., :-1]  # of inputs[..., 1:]
+                shares = self.logits(inputs, memory, mask)[:, :, :-1].softmax(-1).cumsum(-1)  # of inputs[..., 1:]
+                drawn = torch.rand(*shares.shape[:-1], 1, device=shares.device) * shares[..., -1:]
+                said = torch.searchsorted(shares, drawn)[..., 0].clamp_max(shares.shape[-1] - 1)  # [B, K, F + K - 2]
             replaced = (torch.rand(said.shape, device=said.device) < own) & (inputs[..., 1:] != self.pad)
             inputs = torch.cat([inputs[..., :1], torch.where(replaced, said, inputs[..., 1:])], -1)
         logits = self.logits(inputs, memory, mask)
@@ -179,7 +180,7 @@ class Batches:
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Whole clips, or as many frames in pieces of a quarter: what is first heard after a text is where the text counts most."""
         size, length, frames = self.settings.lm_batch, self.settings.frames, self.settings.frames
-        if rng.random() < 0.5:
+        if rng.random() < 0.35:
             size, length = 4 * size, length // 4
         clips = rng.integers(0, len(self.labels), size)
         rows = [self.text[clip][int(rng.integers(len(self.text[clip])))] for clip in clips]
@@ -208,9 +209,19 @@ def validate(model: LanguageModel, held: Batches, settings: Settings) -> dict:
 
 
 def load_language_model(settings: Settings) -> LanguageModel:
+    """What has been trained so far, averaged over the last steps: good at any moment of the training."""
     model = LanguageModel(settings)
-    model.load_state_dict(torch.load(settings.work / "lm" / "state.pt", map_location="cpu", weights_only=False)["model"])
+    state = torch.load(settings.work / "lm" / "state.pt", map_location="cpu", weights_only=False)
+    model.load_state_dict(state["model"])
+    copy_average(state["average"], model)
     return model.eval()
+
+
+@torch.no_grad()
+def copy_average(average: dict[str, Tensor], model: LanguageModel) -> None:
+    """By parameters, not by the names of a state: tied weights have two names there and one average."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(average[name])
 
 
 def run(settings: Settings) -> None:
@@ -222,6 +233,8 @@ def run(settings: Settings) -> None:
     optimizer = make_optimizer(model, settings)
     rng = np.random.default_rng((settings.seed, 12))
     state = load_state(folder / "state.pt", model=model, optimizer=optimizer, rng=rng)
+    average = Average(model, folder / "state.pt")
+    averaged = LanguageModel(settings).to(settings.device)
     step, clock, log = state["step"], Clock(state["seconds"]), Log(folder / "log.jsonl", state["step"])
     batches, held = Batches("train", settings), Batches("heldout", settings)
     budget, saved = settings.lm_minutes * 60, time.monotonic()
@@ -238,15 +251,18 @@ def run(settings: Settings) -> None:
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
+            average.update(model)
         step += 1
         log.add(step, loss=losses.mean(), norm=norm, **{f"book{k}": loss for k, loss in enumerate(losses)})
         if step % 20 == 0:
             log.write(step, clock.seconds(), rate=round(rate, 6), clips=len(batches.labels))
         if time.monotonic() - saved > SAVE_SECONDS or clock.seconds() >= budget:
-            save_state(folder / "state.pt", step, clock.seconds(), model=model, optimizer=optimizer, rng=rng)
+            save_state(folder / "state.pt", step, clock.seconds(), model=model, optimizer=optimizer, rng=rng, average=average.values)
             saved = time.monotonic()
             if len(held.labels) >= 24:
-                found = {"step": step, **validate(model, held, settings)}
+                averaged.load_state_dict(model.state_dict())
+                copy_average(average.values, averaged)
+                found = {"step": step, "seconds": round(clock.seconds()), **validate(averaged, held, settings)}
                 write_json(folder / "validation.json", found)
                 with open(folder / "validation.jsonl", "a") as file:
                     file.write(json.dumps(found) + "\n")

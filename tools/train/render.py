@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .captions import captions
-from .compose import DRUM_CHANNEL, GENRES, INSTRUMENTS, Piece, compose
+from .compose import DRUM_CHANNEL, GENRES, INSTRUMENTS, SECOND_BAND, Piece, compose, taken_over
 from .settings import Settings, write_json
 
 # Every split has its own number, so that no two splits share a melody.
@@ -35,6 +35,7 @@ class Synth:
         settings = ctypes.c_void_p(lib.new_fluid_settings())
         lib.fluid_settings_setnum(settings, b"synth.sample-rate", ctypes.c_double(sample_rate))
         lib.fluid_settings_setnum(settings, b"synth.gain", ctypes.c_double(0.4))
+        lib.fluid_settings_setint(settings, b"synth.midi-channels", 2 * SECOND_BAND)
         for effect in (b"synth.reverb.active", b"synth.chorus.active"):
             lib.fluid_settings_setint(settings, effect, 0)
         self.synth = ctypes.c_void_p(lib.new_fluid_synth(settings))
@@ -49,7 +50,8 @@ class Synth:
         lib.fluid_synth_system_reset(synth)
         for channel, (bank, program, volume) in piece.programs.items():
             if lib.fluid_synth_program_select(synth, channel, self.font, bank, program) != 0:
-                lib.fluid_synth_program_select(synth, channel, self.font, 128 if channel == DRUM_CHANNEL else 0, 0)
+                drums = channel % SECOND_BAND == DRUM_CHANNEL
+                lib.fluid_synth_program_select(synth, channel, self.font, 128 if drums else 0, 0)
             lib.fluid_synth_cc(synth, channel, 7, volume)
         events = []
         for note in piece.notes:
@@ -124,15 +126,48 @@ def plan(split: str, settings: Settings) -> list[dict]:
     clips = []
     for number in range(rounds):
         # One round: one melody played by every instrument, and one band piece per pair of genre and instrument; the piece
-        # is shared by half of the instruments, so that accompaniments vary more than leads do.
+        # is shared by half of the instruments, so that accompaniments vary more than leads do. Two rounds of three are loops.
         flavour = GENRES[number % len(GENRES)]
+        loop = not split.startswith("judge") and number % 3 != 2
         for instrument in INSTRUMENTS:
-            clips.append({"seed": [settings.seed, SPLITS[split], number, 0], "genre": flavour, "instrument": instrument, "kind": "solo"})
+            seed = [settings.seed, SPLITS[split], number, 0]
+            clips.append({"seed": seed, "genre": flavour, "instrument": instrument, "kind": "solo", "loop": loop})
         for index, instrument in enumerate(INSTRUMENTS):
             genre = GENRES[(number + index) % len(GENRES)]
             seed = [settings.seed, SPLITS[split], number, 1 + index // len(GENRES)]
-            clips.append({"seed": seed, "genre": genre, "instrument": instrument, "kind": "band"})
+            clips.append({"seed": seed, "genre": genre, "instrument": instrument, "kind": "band", "loop": loop})
+        if split == "train":
+            clips += takeovers(number, settings)
     return clips
+
+
+def takeovers(number: int, settings: Settings) -> list[dict]:
+    """The clips of a round in which a phrase is taken over: from every instrument to another one, from every genre to another one."""
+    clips, instruments = [], tuple(INSTRUMENTS)
+    for index, instrument in enumerate(instruments):
+        seed = [settings.seed, SPLITS["train"], number, 3 + index]
+        then = instruments[(index + 1 + number % 7) % 8]
+        clips.append({"seed": seed, "genre": GENRES[(number + index) % 4], "instrument": instrument, "kind": "solo", "loop": True, "then": then})
+    for index, genre in enumerate(GENRES):
+        seed = [settings.seed, SPLITS["train"], number, 11 + index]
+        then = GENRES[(index + 1 + number % 3) % 4]
+        lead = instruments[(2 * number + index) % 8]
+        clips.append({"seed": seed, "genre": genre, "instrument": lead, "kind": "band", "loop": True, "then": then})
+    return clips
+
+
+def piece_of(clip: dict, seconds: float, grid: bool) -> Piece:
+    """The notes of one clip of a plan."""
+    seed = tuple(clip["seed"])
+    first = compose(seed, clip["genre"], clip["instrument"], clip["kind"], seconds, grid, clip["loop"])
+    if "then" not in clip:
+        return first
+    lead, band = (clip["then"], None) if clip["kind"] == "solo" else (clip["instrument"], clip["then"])
+    second = compose(seed, clip["genre"], lead, clip["kind"], seconds, grid, clip["loop"], band)
+    phrase = first.labels["phrase"]
+    # Where a phrase begins anew, not in the first or the last second and a half.
+    turns = [n * phrase for n in range(1, int(seconds / phrase) + 1) if 1.5 <= n * phrase <= seconds - 1.5]
+    return taken_over(first, second, round(float(np.random.default_rng((*seed, 5)).choice(turns)), 2))
 
 
 def open_audio(split: str, settings: Settings, mode: str = "r") -> np.ndarray:
@@ -168,7 +203,7 @@ def render_split(split: str, settings: Settings) -> None:
         for index in range(start, min(start + CHUNK, len(clips))):
             clip = clips[index]
             strange = split.startswith("judge")
-            piece = compose(tuple(clip["seed"]), clip["genre"], clip["instrument"], clip["kind"], settings.seconds, grid=not strange)
+            piece = piece_of(clip, settings.seconds, grid=not strange)
             if strange:
                 rng = np.random.default_rng((*clip["seed"], index, 4))
                 synth.reverb(bool(rng.random() < 0.5))

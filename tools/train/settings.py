@@ -21,8 +21,8 @@ class Settings:
     device: str = "cpu"
     sample_rate: int = 32000
     seconds: float = 8.0
-    # One round is one solo melody by each of 8 instruments and 8 band clips: 16 clips.
-    rounds: dict[str, int] = field(default_factory=lambda: {"train": 200, "heldout": 16, "judge": 44, "judge2": 36})
+    # One round is one solo melody by each of 8 instruments and 8 band clips: 16 clips; in training 12 more whose phrase is taken over.
+    rounds: dict[str, int] = field(default_factory=lambda: {"train": 130, "heldout": 18, "judge": 44, "judge2": 36})
     fonts: dict[str, str] = field(default_factory=lambda: {"train": FLUID, "heldout": FLUID, "judge": TIM, "judge2": CSOUND})
     # Codec (EnCodec, the official geometry, narrower).
     codec_filters: int = 16
