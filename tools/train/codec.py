@@ -100,8 +100,9 @@ def mel_filters(bands: int, size: int, sample_rate: int) -> Tensor:
 
 
 class SpectralLoss(nn.Module):
-    """Distance of two waveforms [B, N] over four resolutions: log-mel frame by frame, its mean and deviation over time in each band
-    (frames alone are matched best by a blur), linear magnitude and samples relative to the wanted ones."""
+    """Distance of two waveforms [B, N] over four resolutions: log-mel frame by frame, its mean, deviation and unsteadiness over time in
+    each band (frames alone are matched best by a blur, and a bowed tone must not flutter), linear magnitude and samples relative to
+    the wanted ones."""
 
     scales = ((256, 32), (512, 64), (1024, 80), (2048, 128))
     floor = 1e-3
@@ -129,6 +130,7 @@ class SpectralLoss(nn.Module):
             log_mel = log_mel + (ours_log - target_log).abs().mean()
             moments = moments + (ours_log.mean(-1) - target_log.mean(-1)).abs().mean()
             moments = moments + (ours_log.std(-1) - target_log.std(-1)).abs().mean()
+            moments = moments + (ours_log.diff(dim=-1).abs().mean(-1) - target_log.diff(dim=-1).abs().mean(-1)).abs().mean()
             linear = linear + (ours - target).abs().sum() / target.sum()
         wave = (made - wanted).abs().sum() / wanted.abs().sum().clamp(min=1e-6)
         count = len(self.scales)

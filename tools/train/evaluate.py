@@ -44,7 +44,7 @@ def faults(audio: np.ndarray, codes: np.ndarray) -> list[str]:
     found = []
     frames = audio[: len(audio) // 1600 * 1600].reshape(-1, 1600)
     loud = np.sqrt((frames**2).mean(1)) > 0.003
-    if loud.mean() < 0.5:
+    if loud.mean() < 0.2:  # a xylophone is quiet between its notes: one real clip in eight for more than half of it
         found.append("silence")
     if (np.abs(audio) >= 1).mean() > 1e-3:
         found.append("clipping")
