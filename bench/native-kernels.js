@@ -75,10 +75,10 @@ function product(m, k, n, storage) {
   return { milliseconds: round(1000 * seconds), gigaflops: round((2 * m * n * k) / seconds / 1e9) };
 }
 
-function attention(rows, heads, queries, positions, causal) {
+function attention(rows, heads, queries, positions, causal, storage = "f32") {
   const width = 64;
   const stores = [0, 1].map(() => {
-    const store = addon.makeStore(rows * heads, width, positions);
+    const store = addon.makeStore(rows * heads, width, positions, STORAGES[storage]);
     addon.appendToStore(store, random(rows * heads * positions * width), positions);
     return store;
   });
@@ -88,7 +88,7 @@ function attention(rows, heads, queries, positions, causal) {
   const counts = Int32Array.of(positions);
   const seconds = time(() => addon.attend(q, y, shape, [stores[0]], [stores[1]], counts, 0.125, causal, null, 0, 0));
   stores.forEach((store) => addon.releaseStore(store));
-  const bytes = 8 * rows * heads * positions * width;
+  const bytes = (storage === "f16" ? 4 : 8) * rows * heads * positions * width;
   return { milliseconds: round(1000 * seconds), gigabytesPerSecond: round(bytes / seconds / 1e9) };
 }
 
@@ -130,6 +130,7 @@ for (const rows of [1, 2, 4, 8, 16, 23, 24, 32, 64]) {
 report.attention = {
   "one query of 2 rows, T = 100": attention(2, 16, 1, 100, false),
   "one query of 2 rows, T = 1500": attention(2, 16, 1, 1500, false),
+  "the same in 16 bits": attention(2, 16, 1, 1500, false, "f16"),
   "500 causal queries": attention(1, 16, 500, 500, true),
 };
 report.lstmStep = lstmStep(1024, 100);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../src/dispatch.h"
+#include "../src/half.h"
 #include "../src/kernel_table.h"
 #include "../src/weight.h"
 
@@ -133,6 +134,51 @@ void holdGemm(const KernelTable& plain, const KernelTable& table) {
   }
 }
 
+using Halves = std::vector<std::uint16_t>;
+
+Halves halves(const KernelTable& table, const Floats& x) {
+  Halves y(x.size());
+  if (table.roundToHalf(x.data(), y.data(), static_cast<Index>(x.size())) != 0.0F) allGood = false;
+  return y;
+}
+
+Floats floats(const KernelTable& table, const Halves& x) {
+  Floats y(x.size());
+  table.fromHalf(x.data(), y.data(), static_cast<Index>(x.size()));
+  return y;
+}
+
+/// Every binary16 and the halfway points between them, against the arithmetic of half.h.
+void holdHalves(const KernelTable& table) {
+  Floats x;
+  for (std::uint32_t bits = 0; bits < 0x10000U; ++bits) {
+    const auto half = static_cast<std::uint16_t>(bits);
+    if ((half & 0x7c00U) == 0x7c00U) continue;
+    const float value = floatFromHalf(half);
+    const bool isLast = (half & 0x7fffU) == 0x7bffU;
+    const float next = isLast ? value : floatFromHalf(static_cast<std::uint16_t>(half + 1U));
+    const float middle = (value + next) / 2.0F;
+    x.insert(x.end(), {value, std::nextafter(middle, value), middle, std::nextafter(middle, next)});
+  }
+  Halves expected(x.size());
+  std::transform(x.begin(), x.end(), expected.begin(), halfFromFloat);
+  bool equal = halves(table, x) == expected;
+  const Floats restored = floats(table, expected);
+  for (std::size_t i = 0; i < x.size(); ++i) equal = equal && restored[i] == floatFromHalf(expected[i]);
+  for (const Index count : {1, 7, 33}) {
+    Floats large = random(count);
+    Halves y(large.size() + 1, 0x1234U);
+    large.back() = -65520.0F;
+    large.front() = count > 1 ? INFINITY : large.front();
+    equal = equal && table.roundToHalf(large.data(), y.data(), count) == 65520.0F && y.back() == 0x1234U;
+    large.back() = 65519.99F;
+    equal = equal && table.roundToHalf(large.data(), y.data(), count) == 0.0F && y[large.size() - 1] == 0x7bffU;
+  }
+  if (equal) return;
+  std::printf("  rounding to 16 bits differs\n");
+  allGood = false;
+}
+
 void holdAttention(const KernelTable& plain, const KernelTable& table) {
   for (const Index width : {3, 64, 72}) {
     for (const Index queries : {1, 5, 40}) {
@@ -140,7 +186,7 @@ void holdAttention(const KernelTable& plain, const KernelTable& table) {
       const Floats q = random(queries * width);
       const Floats keys = random(count * width);
       const Floats values = random(count * width);
-      const AttentionSegment segment = {keys.data(), values.data(), count * width, count};
+      AttentionSegment segment = {keys.data(), values.data(), count * width, count};
       AttentionJob job;
       job.q = q.data();
       job.qPosition = job.outPosition = width;
@@ -153,12 +199,21 @@ void holdAttention(const KernelTable& plain, const KernelTable& table) {
       job.width = width;
       const auto run = [&](const KernelTable& kernels) {
         Floats out(static_cast<std::size_t>(queries * width));
-        Floats scratch(static_cast<std::size_t>(kernels.gemmScratch + kQueryBlock * count));
+        Floats scratch(static_cast<std::size_t>(kernels.attentionScratch(job)));
         job.out = out.data();
         kernels.attention(job, 0, 0, 0, queries, scratch.data());
         return out;
       };
       hold("attention", run(plain), run(table), 1e-5F);
+
+      const Halves halfKeys = halves(table, keys);
+      const Halves halfValues = halves(table, values);
+      segment = {halfKeys.data(), halfValues.data(), count * width, count, Storage::f16};
+      const Floats actual = run(table);
+      const Floats roundedKeys = floats(table, halfKeys);
+      const Floats roundedValues = floats(table, halfValues);
+      segment = {roundedKeys.data(), roundedValues.data(), count * width, count};
+      hold("attention in 16 bits", run(table), actual, 0.0F);
     }
   }
 }
@@ -240,6 +295,7 @@ int main() {
     const KernelTable& table = kernels();
     holdLinear(plain, table);
     holdGemm(plain, table);
+    holdHalves(table);
     holdAttention(plain, table);
     holdRows(plain, table);
     std::printf("%s: %s\n", name.c_str(), allGood ? "equal to plain C++" : "DIFFERS");

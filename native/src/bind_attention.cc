@@ -8,22 +8,26 @@
 namespace tonearm {
 namespace {
 
-/// (heads, width, capacity) → store
+/// (heads, width, capacity, storage: 0 f32 or 1 f16) → store
 napi_value makeStore(const Arguments& arguments) {
   const Index heads = arguments.integer(0);
   const Index width = arguments.integer(1);
   const Index capacity = arguments.integer(2);
+  const auto storage = static_cast<Storage>(arguments.integer(3));
   require(heads >= 0 && width >= 0 && capacity >= 0, "sizes are not negative");
-  return Handle<KeyValueStore>::wrap(arguments.env(), std::make_unique<KeyValueStore>(heads, width, capacity));
+  require(storage == Storage::f32 || storage == Storage::f16, "keys and values are stored as f32 or f16");
+  return Handle<KeyValueStore>::wrap(arguments.env(), std::make_unique<KeyValueStore>(heads, width, capacity, storage));
 }
 
-/// (store, x [heads, count, width], count)
+/// (store, x [heads, count, width], count) → 0, or the largest magnitude that 16 bits don't hold: then nothing is appended
 napi_value appendToStore(const Arguments& arguments) {
   auto& store = arguments.object<KeyValueStore>(0);
   const Index count = arguments.integer(2);
   require(count >= 0, "a negative number of positions");
-  store.append(arguments.floats(1, store.heads() * count * store.width()), count);
-  return nullptr;
+  const float beyond = store.append(arguments.floats(1, store.heads() * count * store.width()), count);
+  napi_value result = nullptr;
+  check(napi_create_double(arguments.env(), static_cast<double>(beyond), &result), "no room for a number");
+  return result;
 }
 
 /// (store, count, y [heads, count, width])
@@ -41,9 +45,15 @@ napi_value releaseStore(const Arguments& arguments) {
   return nullptr;
 }
 
+/// Where keys or values of one segment lie, and how.
+struct Stored {
+  const void* data;
+  Index headStride;
+  Storage storage;
+};
+
 /// Keys or values of one segment: a store, or a Float32Array [heads, count, width].
-const float* segmentData(const Arguments& arguments, std::size_t list, std::uint32_t index, Index heads, Index count,
-                         Index width, Index& headStride) {
+Stored segmentData(const Arguments& arguments, std::size_t list, std::uint32_t index, Index heads, Index count, Index width) {
   napi_value element = nullptr;
   require(napi_get_element(arguments.env(), arguments.value(list), index, &element) == napi_ok, "a list was expected");
   napi_valuetype type = napi_undefined;
@@ -51,13 +61,11 @@ const float* segmentData(const Arguments& arguments, std::size_t list, std::uint
   if (type == napi_external) {
     const auto& store = Handle<KeyValueStore>::unwrap(arguments.env(), element).object();
     require(store.heads() == heads && store.width() == width && count <= store.filled(), "a store of another shape");
-    headStride = store.headStride();
-    return store.data();
+    return {store.data(), store.headStride(), store.storage()};
   }
   const Span<float> span = floatsOf(arguments.env(), element);
   require(span.size == heads * count * width, "a segment has another length than its shape says");
-  headStride = count * width;
-  return span.data;
+  return {span.data, count * width, Storage::f32};
 }
 
 /// (q, out, shape: rows, heads, queries, width, then row, head and position stride of q and of out; keys: list, values:
@@ -95,11 +103,14 @@ napi_value attend(const Arguments& arguments) {
     AttentionSegment& segment = segments[static_cast<std::size_t>(i)];
     segment.count = counts.data[i];
     require(segment.count >= 0, "a negative number of positions");
-    Index valueStride = 0;
     const auto index = static_cast<std::uint32_t>(i);
-    segment.keys = segmentData(arguments, 3, index, heads, segment.count, job.width, segment.headStride);
-    segment.values = segmentData(arguments, 4, index, heads, segment.count, job.width, valueStride);
-    require(valueStride == segment.headStride, "keys and values must be stored alike");
+    const Stored keys = segmentData(arguments, 3, index, heads, segment.count, job.width);
+    const Stored values = segmentData(arguments, 4, index, heads, segment.count, job.width);
+    require(keys.headStride == values.headStride && keys.storage == values.storage, "keys and values must be stored alike");
+    segment.keys = keys.data;
+    segment.values = values.data;
+    segment.headStride = keys.headStride;
+    segment.storage = keys.storage;
     job.keyCount += segment.count;
   }
   require(job.keyCount > 0, "attention needs at least one key");
@@ -123,8 +134,9 @@ napi_value attend(const Arguments& arguments) {
   // A part has at least this many multiply-adds, so that short caches stay on one thread.
   constexpr Index kWork = 64 * 1024;
   const Index block = 2 * std::min(job.queries, kQueryBlock) * job.keyCount * job.width;
+  const Index scratchSize = kernel.attentionScratch(job);
   parallelFor(heads * blocks, std::max<Index>(1, kWork / block), [&](Index begin, Index end) {
-    float* scratch = threadScratch(kernel.gemmScratch + kQueryBlock * job.keyCount);
+    float* scratch = threadScratch(scratchSize);
     for (Index i = begin; i < end; ++i) {
       const Index head = i / blocks;
       const Index first = i % blocks * kQueryBlock;

@@ -64,13 +64,14 @@ struct GemmJob {
   Activation activation = Activation::none;
 };
 
-/// Keys or values of consecutive positions: element d of position t of (row, head) is at
+/// Keys and values of consecutive positions: element d of position t of (row, head) is at
 /// data[(row·heads + head)·headStride + t·width + d].
 struct AttentionSegment {
-  const float* keys = nullptr;
-  const float* values = nullptr;
+  const void* keys = nullptr;
+  const void* values = nullptr;
   Index headStride = 0;
   Index count = 0;
+  Storage storage = Storage::f32;  // or f16
 };
 
 /// out = softmax(scale · q·kᵀ + mask) · v
@@ -119,8 +120,9 @@ struct KernelTable {
   void (*gemm)(const GemmJob& job, Index rowBegin, Index rowEnd, Index columnBegin, Index columnEnd, float* scratch);
   Index gemmScratch;
 
-  /// One (row, head) and up to kQueryBlock queries from `queryBegin`. `scratch` has gemmScratch + kQueryBlock · keyCount.
+  /// One (row, head) and up to kQueryBlock queries from `queryBegin`. `scratch` has attentionScratch(job) floats.
   void (*attention)(const AttentionJob& job, Index row, Index head, Index queryBegin, Index queryEnd, float* scratch);
+  Index (*attentionScratch)(const AttentionJob& job);
 
   void (*unary)(Unary op, const float* x, float* y, Index count);
   /// y[i] = op(a[i·aStep], b[i·bStep]) with steps 0 or 1.
@@ -139,6 +141,9 @@ struct KernelTable {
 
   /// Converts to binary16; false if some value does not survive the round trip.
   bool (*toHalf)(const float* x, std::uint16_t* y, Index count);
+  /// Rounds to the nearest binary16, ties to even. Returns the largest finite magnitude that became infinite, 0 if none did.
+  float (*roundToHalf)(const float* x, std::uint16_t* y, Index count);
+  void (*fromHalf)(const std::uint16_t* x, float* y, Index count);
   /// Rounds a weight row to `stride` bytes, zeros beyond `inputs`; returns the scale.
   float (*quantizeInt8)(const float* x, Index inputs, Index stride, std::int8_t* y);
   /// Rounds a weight row to groups of 32 nibbles with one binary16 scale each: the scale, of a few candidates, that loses

@@ -3,35 +3,57 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dispatch.h"
+
 namespace tonearm {
-namespace {
 
-std::size_t bytesOf(Index floats) { return static_cast<std::size_t>(floats) * sizeof(float); }
+KeyValueStore::KeyValueStore(Index heads, Index width, Index capacity, Storage storage)
+    : heads_(heads),
+      width_(width),
+      capacity_(capacity),
+      storage_(storage),
+      memory_(bytesOf(heads * capacity * width), Use::cache) {}
 
-}  // namespace
+std::size_t KeyValueStore::bytesOf(Index values) const {
+  return static_cast<std::size_t>(values) * (storage_ == Storage::f16 ? sizeof(std::uint16_t) : sizeof(float));
+}
 
-KeyValueStore::KeyValueStore(Index heads, Index width, Index capacity)
-    : heads_(heads), width_(width), capacity_(capacity), memory_(bytesOf(heads * capacity * width), Use::cache) {}
-
-void KeyValueStore::append(const float* x, Index count) {
-  if (count == 0) return;
+float KeyValueStore::append(const float* x, Index count) {
+  if (count == 0) return 0.0F;
   if (filled_ + count > capacity_) grow(std::max(filled_ + count, capacity_ * 2));
-  auto* target = static_cast<float*>(memory_.data()) + filled_ * width_;
-  for (Index head = 0; head < heads_; ++head)
-    std::memcpy(target + head * headStride(), x + head * count * width_, bytesOf(count * width_));
-  filled_ += count;
+  const Index size = count * width_;
+  float beyond = 0.0F;
+  for (Index head = 0; head < heads_; ++head) {
+    const Index offset = head * headStride() + filled_ * width_;
+    if (storage_ == Storage::f16) {
+      auto* target = static_cast<std::uint16_t*>(memory_.data()) + offset;
+      beyond = std::max(beyond, kernels().roundToHalf(x + head * size, target, size));
+    } else {
+      std::memcpy(static_cast<float*>(memory_.data()) + offset, x + head * size, bytesOf(size));
+    }
+  }
+  if (beyond == 0.0F) filled_ += count;
+  return beyond;
 }
 
 void KeyValueStore::read(Index count, float* y) const {
-  for (Index head = 0; head < heads_ && count > 0; ++head)
-    std::memcpy(y + head * count * width_, data() + head * headStride(), bytesOf(count * width_));
+  const Index size = count * width_;
+  for (Index head = 0; head < heads_ && count > 0; ++head) {
+    const Index offset = head * headStride();
+    if (storage_ == Storage::f16) {
+      kernels().fromHalf(static_cast<const std::uint16_t*>(data()) + offset, y + head * size, size);
+    } else {
+      std::memcpy(y + head * size, static_cast<const float*>(data()) + offset, bytesOf(size));
+    }
+  }
 }
 
 void KeyValueStore::grow(Index capacity) {
   Memory larger(bytesOf(heads_ * capacity * width_), Use::cache);
-  auto* target = static_cast<float*>(larger.data());
+  auto* target = static_cast<char*>(larger.data());
+  const auto* source = static_cast<const char*>(data());
   for (Index head = 0; head < heads_ && filled_ > 0; ++head)
-    std::memcpy(target + head * capacity * width_, data() + head * headStride(), bytesOf(filled_ * width_));
+    std::memcpy(target + bytesOf(head * capacity * width_), source + bytesOf(head * headStride()), bytesOf(filled_ * width_));
   memory_ = std::move(larger);
   capacity_ = capacity;
 }

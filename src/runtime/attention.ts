@@ -1,5 +1,6 @@
 import * as tf from "@tensorflow/tfjs-core";
 
+import { UsageError } from "../errors.js";
 import { hasFused, runFused, runFusedMany } from "./fused.js";
 
 /**
@@ -13,6 +14,14 @@ export interface KeyValues {
 }
 
 /**
+ * How a cache keeps keys and values: as they are, or rounded to the nearest float16 (ties to even), in half the memory.
+ * Every query reads them as rounded, also in the pass that computed them. The native backend alone has `f16`.
+ */
+export const CACHE_STORAGES = ["f32", "f16"] as const;
+
+export type CacheStorage = (typeof CACHE_STORAGES)[number];
+
+/**
  * The keys and values of every position so far, in one or two segments: a long one, and a short one that takes the new
  * positions. Only the short one is copied when a position is added; it joins the long one when it is full. So a step
  * copies at most {@link SEGMENT_POSITIONS} positions, and 1/{@link SEGMENT_POSITIONS} of the rest on average, where a
@@ -21,6 +30,7 @@ export interface KeyValues {
 export interface KeyValueCache {
   readonly length: number; // positions held
   readonly segments: readonly KeyValues[];
+  readonly storage: CacheStorage;
 }
 
 /** The short segment joins the long one at this length. 64 keeps both copies small at 1,500 positions. */
@@ -29,36 +39,66 @@ export const SEGMENT_POSITIONS = 64;
 /** Large and finite, so that a fully masked row gives a uniform pattern instead of NaN. */
 const MASKED = -1e9;
 
-/** A cache that holds nothing. */
-export const EMPTY_CACHE: KeyValueCache = { length: 0, segments: [] };
+/** A cache that holds nothing, and will hold float32. */
+export const EMPTY_CACHE: KeyValueCache = { length: 0, segments: [], storage: "f32" };
+
+/**
+ * Checks that the backend in use can keep keys and values like that.
+ *
+ * @throws {UsageError}
+ */
+export function requireCacheStorage(storage: CacheStorage): void {
+  const isKnown = CACHE_STORAGES.includes(storage);
+  if (isKnown && (storage === "f32" || hasFused("TonearmExtend"))) return;
+  throw new UsageError({
+    asked: `keep keys and values as ${storage}`,
+    found: isKnown ? `the backend ${tf.getBackend()}, which keeps float32 only` : "no storage of that name",
+    todo: isKnown
+      ? "Use the native backend, or leave the cache at its default, f32"
+      : `Choose one of ${CACHE_STORAGES.join(", ")}`,
+  });
+}
 
 /**
  * Appends positions to a cache.
  *
- * Takes ownership of `added` and of `cache`: neither may be used afterwards.
+ * Takes ownership of `added` and of `cache`: neither may be used afterwards. If it throws, `cache` stays the caller's.
  *
  * @returns the longer cache, owned by the caller.
+ * @throws {UsageError} if a cache of `f16` is given a number that rounds beyond 65504, float16's largest, or runs
+ *   on another backend than the native one.
  */
 export function extendCache(cache: KeyValueCache, added: KeyValues): KeyValueCache {
+  const { storage } = cache;
   const length = cache.length + positions(added);
-  if (hasFused("TonearmExtend")) return { length, segments: [extendInPlace(cache.segments[0], added)] };
+  try {
+    requireCacheStorage(storage);
+    if (hasFused("TonearmExtend")) return { length, segments: [extendInPlace(cache, added)], storage };
+  } catch (error) {
+    disposeKeyValues(added);
+    throw error;
+  }
   const [past, recent] = cache.segments;
-  if (past === undefined) return { length, segments: [added] };
-  if (recent === undefined) return { length, segments: [past, added] };
+  if (past === undefined) return { length, segments: [added], storage };
+  if (recent === undefined) return { length, segments: [past, added], storage };
   const grown = join(recent, added);
-  if (positions(grown) < SEGMENT_POSITIONS) return { length, segments: [past, grown] };
-  return { length, segments: [join(past, grown)] };
+  if (positions(grown) < SEGMENT_POSITIONS) return { length, segments: [past, grown], storage };
+  return { length, segments: [join(past, grown)], storage };
 }
 
 /** The native backend writes new positions behind the old ones, so its caches have one segment and nothing is copied. */
-function extendInPlace(past: KeyValues | undefined, added: KeyValues): KeyValues {
-  const extended = {
-    keys: runFused("TonearmExtend", { past: past?.keys, added: added.keys }) as tf.Tensor4D, // [R, H, T' + T, Dh]
-    values: runFused("TonearmExtend", { past: past?.values, added: added.values }) as tf.Tensor4D, // [R, H, T' + T, Dh]
-  };
+function extendInPlace({ segments: [past], storage }: KeyValueCache, added: KeyValues): KeyValues {
+  const extended = tf.tidy(() => ({
+    keys: extendOne(past?.keys, added.keys, storage), // [R, H, T' + T, Dh]
+    values: extendOne(past?.values, added.values, storage), // [R, H, T' + T, Dh]
+  }));
   if (past) disposeKeyValues(past);
   disposeKeyValues(added);
   return extended;
+}
+
+function extendOne(past: tf.Tensor4D | undefined, added: tf.Tensor4D, storage: CacheStorage): tf.Tensor4D {
+  return runFused("TonearmExtend", { past, added }, { storage }) as tf.Tensor4D;
 }
 
 function positions({ keys }: KeyValues): number {

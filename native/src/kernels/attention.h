@@ -1,17 +1,32 @@
 // Attention of one head over keys and values that lie in one or more segments.
 //
 // A single query walks the keys and values once each, at the speed of memory. Several queries become two matrix products
-// with the softmax between them.
+// with the softmax between them. Keys and values in 16 bits give the same result, to the last bit, as floats of the same
+// values would.
 #pragma once
 
 #include "gemm.h"
+#include "quantize.h"
 #include "rows.h"
 
 namespace tonearm::TONEARM_ISA {
 namespace {
 
+inline const float* floatsAt(const void* data, Index offset) { return static_cast<const float*>(data) + offset; }
+inline const std::uint16_t* halvesAt(const void* data, Index offset) {
+  return static_cast<const std::uint16_t*>(data) + offset;
+}
+
+/// Keys or values of a head as floats: where they lie, or read into `scratch`.
+inline const float* asFloats(const AttentionSegment& segment, const void* data, Index offset, Index count, float* scratch) {
+  if (segment.storage == Storage::f32) return floatsAt(data, offset);
+  fromHalf(halvesAt(data, offset), scratch, count);
+  return scratch;
+}
+
 /// q · kᵀ for one key.
-inline float dotProduct(const float* q, const float* k, Index width) {
+template <class Stored>
+inline float dotProduct(const float* q, const Stored* k, Index width) {
   Floats total = zeros();
   Index d = 0;
   for (; d + kLanes <= width; d += kLanes) total = mulAdd(load(q + d), load(k + d), total);
@@ -19,13 +34,25 @@ inline float dotProduct(const float* q, const float* k, Index width) {
   return sum(total);
 }
 
-inline void scoresOfOne(const AttentionSegment& segment, const float* q, Index offset, Index width, Index count, float scale,
-                        float* scores) {
-  const float* keys = segment.keys + offset;
+template <class Stored>
+inline void scoresOfOne(const Stored* keys, const float* q, Index width, Index count, float scale, float* scores) {
   for (Index t = 0; t < count; ++t) scores[t] = dotProduct(q, keys + t * width, width) * scale;
 }
 
-/// out[kVectors · kLanes] of Σ pattern[t] · values[t], `columns` of which exist.
+/// sums += Σ pattern[t] · values[t], of whose kColumnVectors · kLanes columns `columns` exist.
+template <int kColumnVectors, class Stored>
+inline void gatherSegment(const Stored* values, const float* pattern, Index count, Index width, Index columns,
+                          Floats (&sums)[kColumnVectors]) {
+  for (Index t = 0; t < count; ++t) {
+    const Floats weight = splat(pattern[t]);
+    for (int v = 0; v < kColumnVectors; ++v) {
+      const Stored* p = values + t * width + v * kLanes;
+      sums[v] = mulAdd(weight, kColumnVectors == 1 ? loadUpTo(p, columns) : load(p), sums[v]);
+    }
+  }
+}
+
+/// out[kColumnVectors · kLanes] of Σ pattern[t] · values[t] from `column` on.
 template <int kColumnVectors>
 inline void gather(const AttentionJob& job, Index offsetOfHead, const float* pattern, Index visible, Index column, float* out) {
   Floats sums[kColumnVectors];
@@ -34,14 +61,11 @@ inline void gather(const AttentionJob& job, Index offsetOfHead, const float* pat
   for (Index s = 0; s < job.segmentCount && before < visible; ++s) {
     const AttentionSegment& segment = job.segments[s];
     const Index count = visible - before < segment.count ? visible - before : segment.count;
-    const float* values = segment.values + offsetOfHead * segment.headStride + column;
-    for (Index t = 0; t < count; ++t) {
-      const Floats weight = splat(pattern[before + t]);
-      for (int v = 0; v < kColumnVectors; ++v) {
-        const Index rest = job.width - column - v * kLanes;
-        const float* p = values + t * job.width + v * kLanes;
-        sums[v] = mulAdd(weight, kColumnVectors == 1 ? loadUpTo(p, rest) : load(p), sums[v]);
-      }
+    const Index offset = offsetOfHead * segment.headStride + column;
+    if (segment.storage == Storage::f16) {
+      gatherSegment(halvesAt(segment.values, offset), pattern + before, count, job.width, job.width - column, sums);
+    } else {
+      gatherSegment(floatsAt(segment.values, offset), pattern + before, count, job.width, job.width - column, sums);
     }
     before += count;
   }
@@ -56,7 +80,12 @@ inline void attendOne(const AttentionJob& job, Index row, Index head, Index quer
   for (Index s = 0; s < job.segmentCount && before < visible; ++s) {
     const AttentionSegment& segment = job.segments[s];
     const Index count = visible - before < segment.count ? visible - before : segment.count;
-    scoresOfOne(segment, q, offsetOfHead * segment.headStride, job.width, count, job.scale, scores + before);
+    const Index offset = offsetOfHead * segment.headStride;
+    if (segment.storage == Storage::f16) {
+      scoresOfOne(halvesAt(segment.keys, offset), q, job.width, count, job.scale, scores + before);
+    } else {
+      scoresOfOne(floatsAt(segment.keys, offset), q, job.width, count, job.scale, scores + before);
+    }
     before += count;
   }
   if (job.mask != nullptr) {
@@ -71,6 +100,16 @@ inline void attendOne(const AttentionJob& job, Index row, Index head, Index quer
   for (; column < job.width; column += kLanes) gather<1>(job, offsetOfHead, scores, visible, column, out);
 }
 
+/// Room for a product, for the scores, and for what several queries read of a segment in 16 bits.
+Index attentionScratch(const AttentionJob& job) {
+  Index read = 0;
+  for (Index s = 0; s < job.segmentCount && job.queries > 1; ++s) {
+    const AttentionSegment& segment = job.segments[s];
+    if (segment.storage == Storage::f16 && segment.count > read) read = segment.count;
+  }
+  return kGemmScratch + kQueryBlock * job.keyCount + read * job.width;
+}
+
 void attention(const AttentionJob& job, Index row, Index head, Index queryBegin, Index queryEnd, float* scratch) {
   const Index queries = queryEnd - queryBegin;
   const Index firstVisible = job.causal ? job.keyCount - job.queries + 1 + queryBegin : job.keyCount;
@@ -78,6 +117,7 @@ void attention(const AttentionJob& job, Index row, Index head, Index queryBegin,
   if (queries == 1) return attendOne(job, row, head, queryBegin, firstVisible, scratch);
 
   float* scores = scratch + kGemmScratch;
+  float* read = scores + kQueryBlock * job.keyCount;
   const Index offsetOfHead = row * job.heads + head;
   const Index visible = job.causal ? firstVisible + queries - 1 : job.keyCount;
   GemmJob product;
@@ -92,7 +132,7 @@ void attention(const AttentionJob& job, Index row, Index head, Index queryBegin,
   for (Index s = 0; s < job.segmentCount && before < visible; ++s) {
     const AttentionSegment& segment = job.segments[s];
     product.n = visible - before < segment.count ? visible - before : segment.count;
-    product.b = segment.keys + offsetOfHead * segment.headStride;
+    product.b = asFloats(segment, segment.keys, offsetOfHead * segment.headStride, product.n * job.width, read);
     product.c = scores + before;
     gemm(product, 0, queries, 0, product.n, scratch);
     before += product.n;
@@ -125,7 +165,7 @@ void attention(const AttentionJob& job, Index row, Index head, Index queryBegin,
     mix.k = visible - before < segment.count ? visible - before : segment.count;
     if (mix.k == 0) continue;
     mix.a = scores + before;
-    mix.b = segment.values + offsetOfHead * segment.headStride;
+    mix.b = asFloats(segment, segment.values, offsetOfHead * segment.headStride, mix.k * job.width, read);
     mix.accumulate = before > 0;
     gemm(mix, 0, queries, 0, job.width, scratch);
     before += mix.k;

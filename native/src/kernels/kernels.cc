@@ -13,8 +13,8 @@ namespace tonearm::TONEARM_ISA {
 
 extern const KernelTable kernels;
 const KernelTable kernels = {
-    TONEARM_NAME_OF(TONEARM_ISA), linear, prepareRow, gemm, kGemmScratch, attention, unary, binary, reduce, argMax, softmax,
-    normalize, lstmCell, toHalf, quantizeInt8, quantizeInt4, decodeRow,
+    TONEARM_NAME_OF(TONEARM_ISA), linear, prepareRow, gemm, kGemmScratch, attention, attentionScratch, unary, binary, reduce,
+    argMax, softmax, normalize, lstmCell, toHalf, roundToHalf, fromHalf, quantizeInt8, quantizeInt4, decodeRow,
     subtractProducts, subtractRows,
 };
 

@@ -27,9 +27,6 @@ inline void prefetchAhead(const Weight* w, Index strideBytes) {
   for (int o = 0; o < kOuts; ++o) __builtin_prefetch(later + o * strideBytes);
 }
 
-inline Floats loadWeights(const float* p) { return load(p); }
-inline Floats loadWeights(const std::uint16_t* p) { return loadHalf(p); }
-
 template <int kOuts, int kRows, class Weight>
 inline void floatTile(const Weight* w, Index stride, Index inputs, const float* x, Index xStride, float (&y)[kOuts][kRows]) {
   Floats sums[kOuts][kRows];
@@ -39,7 +36,7 @@ inline void floatTile(const Weight* w, Index stride, Index inputs, const float* 
     Floats values[kRows];
     for (int r = 0; r < kRows; ++r) values[r] = load(x + r * xStride + k);
     for (int o = 0; o < kOuts; ++o) {
-      const Floats weight = loadWeights(w + o * stride + k);
+      const Floats weight = load(w + o * stride + k);
       for (int r = 0; r < kRows; ++r) sums[o][r] = mulAdd(weight, values[r], sums[o][r]);
     }
   };

@@ -1,10 +1,35 @@
-// Rounding of weight rows to 8 and 4 bits.
+// Rounding to 16 bits, and of weight rows to 8 and 4.
 #pragma once
 
 #include "linear.h"
 
 namespace tonearm::TONEARM_ISA {
 namespace {
+
+/// Below this, rounding to binary16 gives a finite value: halfway from its largest, 65504, to the power of two above.
+constexpr float kHalfOverflow = 65520.0F;
+
+float roundToHalf(const float* x, std::uint16_t* y, Index count) {
+  Floats largest = zeros();
+  for (Index i = 0; i < count; i += kLanes) {
+    const Floats value = loadUpTo(x + i, count - i);
+    const Floats magnitude = abs(value);
+    largest = max(select(less(magnitude, splat(__builtin_inff())), magnitude, zeros()), largest);
+    if (count - i >= kLanes) {
+      storeHalf(y + i, value);
+    } else {
+      std::uint16_t rounded[kLanes];
+      storeHalf(rounded, value);
+      std::memcpy(y + i, rounded, static_cast<std::size_t>(count - i) * sizeof(std::uint16_t));
+    }
+  }
+  const float reached = maximum(largest);
+  return reached < kHalfOverflow ? 0.0F : reached;
+}
+
+void fromHalf(const std::uint16_t* x, float* y, Index count) {
+  for (Index i = 0; i < count; i += kLanes) storeUpTo(y + i, count - i, loadUpTo(x + i, count - i));
+}
 
 float quantizeInt8(const float* x, Index inputs, Index stride, std::int8_t* y) {
   Floats largest = zeros();

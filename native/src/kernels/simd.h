@@ -401,6 +401,15 @@ inline Floats zeros() { return splat(0.0F); }
 /// Reads min(n, kLanes) floats.
 inline Floats loadUpTo(const float* p, Index n) { return n >= kLanes ? load(p) : loadFirst(p, n); }
 
+// The same of binary16, under the same names: a kernel can be a template of what it reads.
+inline Floats load(const std::uint16_t* p) { return loadHalf(p); }
+inline Floats loadFirst(const std::uint16_t* p, Index n) {
+  std::uint16_t lanes[kLanes] = {};
+  std::memcpy(lanes, p, static_cast<std::size_t>(n) * sizeof(std::uint16_t));
+  return loadHalf(lanes);
+}
+inline Floats loadUpTo(const std::uint16_t* p, Index n) { return n >= kLanes ? load(p) : loadFirst(p, n); }
+
 /// Writes min(n, kLanes) floats.
 inline void storeUpTo(float* p, Index n, Floats a) {
   if (n >= kLanes) {

@@ -155,8 +155,10 @@ export interface Addon {
   gather(x: Words, indices: Int32Array, y: Words, outers: number, length: number, inner: number): void;
   topK(x: Float32Array, values: Float32Array, indices: Int32Array, rows: number, length: number, k: number): void;
 
-  makeStore(heads: number, width: number, capacity: number): StoreHandle;
-  appendToStore(store: StoreHandle, x: Float32Array, count: number): void;
+  /** @param storage the code in {@link STORAGE} of f32 or f16 */
+  makeStore(heads: number, width: number, capacity: number, storage: number): StoreHandle;
+  /** @returns 0; or the largest magnitude that float16 can't hold, and then nothing is appended */
+  appendToStore(store: StoreHandle, x: Float32Array, count: number): number;
   readStore(store: StoreHandle, count: number, y: Float32Array): void;
   releaseStore(store: StoreHandle): void;
   /** @param shape rows, heads, queries, width, then the row, head and position strides of q and of out */

@@ -1,6 +1,8 @@
 import type { DataType } from "@tensorflow/tfjs-core";
 
-import type { Addon, StoreHandle, WeightHandle } from "./addon.js";
+import { UsageError } from "../../errors.js";
+import type { CacheStorage } from "../attention.js";
+import { STORAGE, type Addon, type StoreHandle, type WeightHandle } from "./addon.js";
 import { weightFailure } from "./failures.js";
 
 /**
@@ -59,18 +61,31 @@ export class WeightData {
 /** Memory that the tensors of one growing cache share. It is freed with the last of them. */
 export class GrowingStore {
   readonly handle: StoreHandle;
+  readonly storage: CacheStorage;
   filled = 0; // positions written
   #users = 0;
   readonly #addon: Addon;
 
-  constructor(addon: Addon, heads: number, width: number, capacity: number) {
+  constructor(addon: Addon, heads: number, width: number, capacity: number, storage: CacheStorage) {
     this.#addon = addon;
-    this.handle = addon.makeStore(heads, width, capacity);
+    this.storage = storage;
+    this.handle = addon.makeStore(heads, width, capacity, STORAGE[storage]);
   }
 
-  /** Writes `count` positions [heads, count, width] after the last. */
+  /**
+   * Writes `count` positions [heads, count, width] after the last.
+   *
+   * @throws {UsageError} if rounding to float16 would make a finite number infinite; it then wrote nothing.
+   */
   append(x: Float32Array, count: number): void {
-    this.#addon.appendToStore(this.handle, x, count);
+    const beyond = this.#addon.appendToStore(this.handle, x, count);
+    if (beyond > 0) {
+      throw new UsageError({
+        asked: "keep keys and values of attention as f16",
+        found: `a magnitude of ${beyond}, where float16 ends at 65504`,
+        todo: "Leave the cache at its default, f32; or, if steering made it so large, steer less",
+      });
+    }
     this.filled += count;
   }
 

@@ -3,7 +3,14 @@ import { describe, expect, it } from "vitest";
 
 import { TINY_SHAPE, writeRandomCheckpoint } from "../../../src/model/random-checkpoint.js";
 import { MusicGen } from "../../../src/musicgen.js";
-import { attend, disposeCache, EMPTY_CACHE, extendCache } from "../../../src/runtime/attention.js";
+import {
+  attend,
+  CACHE_STORAGES,
+  disposeCache,
+  EMPTY_CACHE,
+  extendCache,
+  type KeyValueCache,
+} from "../../../src/runtime/attention.js";
 import { useBackend } from "../../../src/runtime/backend.js";
 import { gelu } from "../../../src/runtime/gelu.js";
 import { linear, linearWeight } from "../../../src/runtime/linear.js";
@@ -110,13 +117,14 @@ describeNative("the buffer pool", () => {
 });
 
 describeNative("ten thousand steps", () => {
-  it("leave no tensor and no memory behind", async () => {
+  it.each(CACHE_STORAGES)("leave no tensor and no memory behind, with keys and values in %s", async (storage) => {
     await useBackend("native");
+    const empty = { ...EMPTY_CACHE, storage };
     const weight = linearWeight({ values: numbers(1)(64 * 64), rows: 64, columns: 64 });
     const norm = { gain: tf.ones<tf.Rank.R1>([64]), bias: tf.zeros<tf.Rank.R1>([64]) };
     const tensors = tf.memory().numTensors;
     let x = tf.tensor2d(numbers(2)(2 * 64), [2, 64]);
-    let cache = EMPTY_CACHE;
+    let cache: KeyValueCache = empty;
     let early = 0;
     for (let step = 0; step < 10_000; step++) {
       const next = tf.tidy(() => gelu(linear(layerNorm(x, norm, 1e-5), { weight })));
@@ -125,7 +133,7 @@ describeNative("ten thousand steps", () => {
       const position = (): tf.Tensor4D => tf.tidy(() => tf.reshape<tf.Rank.R4>(tf.mul(x, 1), [2, 4, 1, 16]));
       if (step % 50 === 0) {
         disposeCache(cache);
-        cache = EMPTY_CACHE;
+        cache = empty;
       }
       cache = extendCache(cache, { keys: position(), values: position() });
       const q = position();

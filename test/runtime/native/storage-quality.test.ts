@@ -3,7 +3,7 @@ import { expect, it } from "vitest";
 import { MusicGen } from "../../../src/musicgen.js";
 import type { WeightStorage } from "../../../src/runtime/linear.js";
 import { fixtureDirectory } from "../../support/fixtures.js";
-import { describeNative } from "./support.js";
+import { describeNative, distributions, divergence, type Logits } from "./support.js";
 
 /**
  * What each weight storage costs on fixed codes of the fixture model: the divergence of its next-token distributions from
@@ -16,12 +16,7 @@ import { describeNative } from "./support.js";
 const FRAMES = 24;
 const CODEBOOKS = 4;
 
-interface Run {
-  readonly logits: Float32Array; // [K, T, V]
-  readonly entries: number; // V
-}
-
-async function run(weights: WeightStorage, codebookSize: number): Promise<Run> {
+async function run(weights: WeightStorage, codebookSize: number): Promise<Logits> {
   const model = await MusicGen.load(fixtureDirectory("mono"), { backend: "native", weights });
   const values = Int32Array.from({ length: CODEBOOKS * FRAMES }, (_, index) => (index * 7919) % codebookSize);
   const ids = Int32Array.of(3, 5, 1);
@@ -33,27 +28,8 @@ async function run(weights: WeightStorage, codebookSize: number): Promise<Run> {
   return result;
 }
 
-/** Log-probabilities of every position. */
-function distributions({ logits, entries }: Run): Float64Array[] {
-  return Array.from({ length: logits.length / entries }, (_, position) => {
-    const row = Float64Array.from(logits.subarray(position * entries, (position + 1) * entries));
-    const largest = row.reduce((most, value) => Math.max(most, value), -Infinity);
-    const total = Math.log(row.reduce((sum, value) => sum + Math.exp(value - largest), 0)) + largest;
-    return row.map((value) => value - total);
-  });
-}
-
-/** Kullback-Leibler divergence, mean over positions: Σ p · (log p − log q) in nats. */
-function divergence(expected: Run, actual: Run): number {
-  const [p, q] = [distributions(expected), distributions(actual)];
-  const each = p.map((row, position) =>
-    row.reduce((sum, log, index) => sum + Math.exp(log) * (log - (q[position]?.[index] ?? NaN)), 0),
-  );
-  return each.reduce((sum, value) => sum + value, 0) / each.length;
-}
-
 /** Mean −log q of one fixed entry per position. */
-function crossEntropy(model: Run): number {
+function crossEntropy(model: Logits): number {
   const rows = distributions(model);
   return -rows.reduce((sum, row, position) => sum + (row[(position * 31) % row.length] ?? NaN), 0) / rows.length;
 }

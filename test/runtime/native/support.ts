@@ -41,6 +41,44 @@ export function native(): NativeBackend {
   return registerNativeBackend();
 }
 
+/** Logits of a run. */
+export interface Logits {
+  readonly logits: Float32Array; // [..., V]
+  readonly entries: number; // V
+}
+
+/** Log-probabilities of every position. */
+export function distributions({ logits, entries }: Logits): Float64Array[] {
+  return Array.from({ length: logits.length / entries }, (_, position) => {
+    const row = Float64Array.from(logits.subarray(position * entries, (position + 1) * entries));
+    const largest = row.reduce((most, value) => Math.max(most, value), -Infinity);
+    const total = Math.log(row.reduce((sum, value) => sum + Math.exp(value - largest), 0)) + largest;
+    return row.map((value) => value - total);
+  });
+}
+
+/** Kullback-Leibler divergence, mean over positions: Σ p · (log p − log q) in nats. */
+export function divergence(expected: Logits, actual: Logits): number {
+  const [p, q] = [distributions(expected), distributions(actual)];
+  const each = p.map((row, position) =>
+    row.reduce((sum, log, index) => sum + Math.exp(log) * (log - (q[position]?.[index] ?? NaN)), 0),
+  );
+  return each.reduce((sum, value) => sum + value, 0) / each.length;
+}
+
+/** The float16 nearest to a number, ties to even, infinite beyond them: arithmetic in float64, as IEEE 754 words it. */
+export function nearestHalf(value: number): number {
+  if (!Number.isFinite(value) || value === 0) return value;
+  const magnitude = Math.abs(value);
+  const exponent = Math.max(Math.floor(Math.log2(magnitude)), -14); // subnormals share the smallest
+  const step = 2 ** (exponent - 10);
+  const steps = magnitude / step; // exact
+  const below = Math.floor(steps);
+  const rest = steps - below;
+  const rounded = (rest < 0.5 || (rest === 0.5 && below % 2 === 0) ? below : below + 1) * step;
+  return Math.sign(value) * (rounded > 65504 ? Infinity : rounded);
+}
+
 /** A stream of numbers in [-1, 1). */
 export function numbers(seed: number): (count: number) => Float32Array {
   const uniform = uniformStream(seed, 0);

@@ -11,10 +11,11 @@ import type { KernelCall, NativeKernel } from "../kernel.js";
 const CAPACITY = 2048;
 
 /**
- * Appends positions. Inputs: optionally past [R, H, T', Dh], and added [R, H, T, Dh]. Returns [R, H, T' + T, Dh].
+ * Appends positions. Inputs: optionally past [R, H, T', Dh], and added [R, H, T, Dh]. Attribute: storage, f32 if absent.
+ * Returns [R, H, T' + T, Dh].
  *
  * If `past` ends where its memory was last written, the new positions are written behind it and the result shares its
- * memory; if somebody else has gone on from there, the result begins with a copy.
+ * memory; if somebody else has gone on from there, or it is stored otherwise, the result begins with a copy.
  */
 function extend(call: KernelCall): TensorInfo {
   const { backend } = call;
@@ -23,14 +24,20 @@ function extend(call: KernelCall): TensorInfo {
   const [rows = 0, heads = 0, count = 0, width = 0] = added.shape;
   const before = past?.shape[2] ?? 0;
   const shape = [rows, heads, before + count, width];
-  const growing = past && backend.growing(past);
-  let store = growing?.store;
-  if (store?.filled !== before) {
-    store = new GrowingStore(backend.addon, rows * heads, width, Math.max(CAPACITY, before + count));
-    if (past) store.append(backend.floats(past), before);
+  const storage = call.text("storage") === "f16" ? "f16" : "f32";
+  const own = past && backend.growing(past)?.store;
+  const goesOn = own?.filled === before && own.storage === storage;
+  const store = goesOn
+    ? own
+    : new GrowingStore(backend.addon, rows * heads, width, Math.max(CAPACITY, before + count), storage);
+  store.retain(); // while it is written to: a new one is freed if that fails
+  try {
+    if (past && !goesOn) store.append(backend.floats(past), before);
+    store.append(backend.floats(added), count);
+    return backend.growingOutput(store, shape, before + count);
+  } finally {
+    store.release();
   }
-  store.append(backend.floats(added), count);
-  return backend.growingOutput(store, shape, before + count);
 }
 
 /**
