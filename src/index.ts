@@ -174,6 +174,7 @@ export { readWav, writeWav } from "./audio/wav.js";
 
 export { packCheckpoint, type PackOptions, type PackSummary } from "./checkpoint/pack.js";
 export type { PackedStorage } from "./checkpoint/pack-format.js";
+export type { CacheStorage } from "./runtime/attention.js";
 export type { WeightStorage } from "./runtime/linear.js";
 
 export { BACKENDS, backendStatus, useBackend, type BackendName, type BackendStatus } from "./runtime/backend.js";

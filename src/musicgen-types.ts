@@ -11,6 +11,7 @@ import type { Clip } from "./model/pipeline.js";
 import type { GenerateOptions, TextInput } from "./model/request.js";
 import type { AudioBlock } from "./model/streaming.js";
 import type { TimedText } from "./model/timed-text.js";
+import type { CacheStorage } from "./runtime/attention.js";
 import type { BackendName } from "./runtime/backend.js";
 import type { WeightStorage } from "./runtime/linear.js";
 
@@ -24,6 +25,7 @@ export interface GenerationSettings {
   readonly tonearm: string; // version
   readonly model: string; // fingerprint of the weights
   readonly backend: BackendName;
+  readonly cache: CacheStorage;
   /** Null also where token ids were given. Over time: each text with the frame that it holds from. */
   readonly text: WrittenText | readonly { readonly fromFrame: number; readonly text: WrittenText }[];
   readonly negative: string | readonly string[] | null;
@@ -72,6 +74,11 @@ export interface LoadOptions {
    * elsewhere. `int8` and `int4` are smaller and faster, and not exact.
    */
   readonly weights?: WeightStorage | undefined;
+  /**
+   * How the native backend keeps the keys and values of a generation; without it as `f32`. `f16` rounds them, and takes
+   * half the memory. Hooks see what was computed, unrounded. Teacher-forced passes always keep float32.
+   */
+  readonly cache?: CacheStorage | undefined;
 }
 
 /** What a teacher-forced pass runs over. */

@@ -50,6 +50,7 @@ import type {
   WrittenText,
 } from "./musicgen-types.js";
 import { complete, completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
+import { requireCacheStorage } from "./runtime/attention.js";
 import { useBackend, type BackendName } from "./runtime/backend.js";
 import { findTokenizer, type TokenBatch, type Tokenizer } from "./text/tokenizer.js";
 import { VERSION } from "./version.js";
@@ -85,10 +86,12 @@ export class MusicGen {
    * Loads a checkpoint: a directory in the layout of Hugging Face or of audiocraft, or by its name on the hub a model that
    * was fetched (`fetchCheckpoint`, `tonearm fetch`).
    *
-   * @throws {HubError} if a model of that name is not in the cache; {@link CheckpointError} if it is not a complete MusicGen checkpoint; {@link BackendError} if the backend can't be
-   *   used; {@link UsageError} if it can't store weights as asked; {@link MemoryError} if a network doesn't fit the backend.
+   * @throws {HubError} if a model of that name is not in the cache; {@link CheckpointError} if it is not a complete
+   *   MusicGen checkpoint; {@link BackendError} if the backend can't be used; {@link UsageError} if it can't store weights,
+   *   or keys and values, as asked; {@link MemoryError} if a network doesn't fit the backend.
    */
-  static async load(model: string, { backend, residency, onDemand, weights }: LoadOptions = {}): Promise<MusicGen> {
+  static async load(model: string, options: LoadOptions = {}): Promise<MusicGen> {
+    const { backend, residency, onDemand, weights, cache = "f32" } = options;
     const directory = locateModel(model);
     const config = await readMusicGenConfig(directory);
     const tokenizer = await findTokenizer(directory);
@@ -96,12 +99,14 @@ export class MusicGen {
     try {
       const packed = chooseStorage(checkpoint.files, weights);
       const chosen = await useBackend(backend);
+      requireCacheStorage(cache);
       const storage = chosen === "native" ? packed : weights; // elsewhere packed weights are unpacked
       const networks = new Networks(
         checkpoint,
         config,
-        residency ?? planResidency(config, memoryBudget(chosen, storage)),
+        residency ?? planResidency(config, memoryBudget(chosen, storage, cache)),
         storage,
+        cache,
       );
       const fingerprint = await checkpoint.fingerprint();
       if (networks.residency === "together" && !onDemand) await networks.loadAll();
@@ -420,6 +425,7 @@ export class MusicGen {
       tonearm: VERSION,
       model: this.fingerprint,
       backend: this.backend,
+      cache: this.#networks.cacheStorage,
       text: writtenText(options.text, request.frames, this.config.codec.frameRate),
       negative: asWritten(options.negative),
       frames: request.frames,
@@ -459,7 +465,8 @@ export class MusicGen {
     }
     const rows = planRows(request, texts !== undefined || melodies.length > 0, negatives !== undefined);
     const prefix = prefixPositions(this.config.melody, texts, negatives);
-    requireMemory(this.config, memoryBudget(this.backend, this.#networks.storage), this.#networks.residency, {
+    const { storage, cacheStorage, residency } = this.#networks;
+    requireMemory(this.config, memoryBudget(this.backend, storage, cacheStorage), residency, {
       rows: rowCount(rows),
       positions:
         prefix + Math.max(...request.windows.map(({ first, end }) => end - first)) + this.config.decoder.codebooks,

@@ -8,6 +8,7 @@ import { UsageError } from "../errors.js";
 import type { TimedText } from "../model/timed-text.js";
 import type { Progress } from "../model/request.js";
 import { MusicGen, type GenerationSettings } from "../musicgen.js";
+import { CACHE_STORAGES, type CacheStorage } from "../runtime/attention.js";
 import { WEIGHT_STORAGES, type WeightStorage } from "../runtime/linear.js";
 import { readSteering, type SteeringFiles } from "../steering/files.js";
 import { locateSteering } from "../steering/named.js";
@@ -26,6 +27,7 @@ interface Options extends FinishOptions {
   readonly model?: string;
   readonly backend?: string;
   readonly weights?: WeightStorage;
+  readonly cache?: CacheStorage;
   readonly json?: boolean;
   readonly negative?: string;
   readonly guidance?: number;
@@ -113,6 +115,12 @@ export function generateCommand(): Command {
         "how the native backend stores the decoder (default: in 16 bits where that is exact); int8 and int4 are not exact",
       ).choices(WEIGHT_STORAGES.filter((storage) => storage !== "exact")),
     )
+    .addOption(
+      new Option(
+        "--cache <storage>",
+        "how the native backend keeps keys and values (default: f32); f16 takes half the memory and is not exact",
+      ).choices(CACHE_STORAGES),
+    )
     .addOption(jsonOption())
     .action(run);
 }
@@ -129,6 +137,7 @@ async function run(text: string | undefined, options: Options): Promise<void> {
   const model = await MusicGen.load(modelDirectory(options.model), {
     backend: options.backend,
     weights: options.weights,
+    cache: options.cache,
     // One request uses each network once, so that none needs to wait in memory for its turn; a stream has them take turns all along.
     ...(options.stream === true ? {} : { residency: "staged" as const }),
   });

@@ -14,6 +14,7 @@ import {
   mergeHeads,
   splitHeads,
   type AttentionMask,
+  type CacheStorage,
   type KeyValueCache,
   type KeyValues,
 } from "../runtime/attention.js";
@@ -78,9 +79,9 @@ export interface DecoderOutput {
 
 const LAYER_NORM_EPSILON = 1e-5;
 
-/** The state before the first position. */
-export function initialState(config: DecoderConfig): DecoderState {
-  return { length: 0, caches: Array.from({ length: config.layers }, () => EMPTY_CACHE) };
+/** The state before the first position. @param storage of the keys and values to come */
+export function initialState(config: DecoderConfig, storage: CacheStorage = "f32"): DecoderState {
+  return { length: 0, caches: Array.from({ length: config.layers }, () => ({ ...EMPTY_CACHE, storage })) };
 }
 
 /** Frees a state. */

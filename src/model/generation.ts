@@ -3,6 +3,7 @@ import { setImmediate } from "node:timers/promises";
 import type * as tf from "@tensorflow/tfjs-core";
 
 import { announce, type Taps, type Walk } from "../runtime/announce.js";
+import type { CacheStorage } from "../runtime/attention.js";
 import { Owner } from "../runtime/owner.js";
 import type { Uniforms } from "../runtime/random.js";
 import { memoryAt, partsOf, type LaterMemory } from "./conditioning.js";
@@ -36,6 +37,7 @@ export interface Decoder {
   readonly weights: DecoderWeights;
   readonly config: DecoderConfig;
   readonly positionTable: Float32Array | undefined;
+  readonly cacheStorage?: CacheStorage | undefined; // of keys and values while it generates; f32 if absent
 }
 
 /** What to generate in one sequence: a clip, or a window of one. */
@@ -106,7 +108,8 @@ export async function* generateCodes(
   plan: GenerationPlan,
   { taps, onStep, signal }: GenerationObserver,
 ): AsyncGenerator<PassStop | CompletedFrames, GeneratedCodes, void> {
-  const { codebooks, codebookSize, audioChannels } = decoder.config;
+  const { config, cacheStorage } = decoder;
+  const { codebooks, codebookSize, audioChannels } = config;
   const { rows, window } = plan;
   const frames = window.end - window.first; // F
   const prefix = plan.prefix?.length ?? NO_PREFIX;
@@ -152,7 +155,7 @@ export async function* generateCodes(
         rows: rowCount(rows),
         prefix: isFirst ? plan.prefix?.embeddings : undefined,
       };
-      const walk = generationStep(decoder, plan, input, memory, held ?? initialState(decoder.config), taps);
+      const walk = generationStep(decoder, plan, input, memory, held ?? initialState(config, cacheStorage), taps);
       held = undefined;
       const stepped = yield* locate(walk, pass, taps);
       held = stepped.state;

@@ -3,6 +3,7 @@ import { totalmem } from "node:os";
 import { encoderLayout } from "../encodec/layout.js";
 import { decoderContext, encoderContext, PIECE_FRAMES } from "../encodec/pieces.js";
 import { MemoryError } from "../errors.js";
+import type { CacheStorage } from "../runtime/attention.js";
 import type { BackendName } from "../runtime/backend.js";
 import type { WeightStorage } from "../runtime/linear.js";
 import type { MusicGenConfig } from "./checkpoint.js";
@@ -22,6 +23,7 @@ export interface MemoryBudget {
   readonly productCopies: number; // how often the backend holds a matrix that it multiplied by
   readonly convolutionCopies: number; // and a convolution's filter
   readonly storage?: WeightStorage; // of the decoder's matrices; f32 if absent
+  readonly cacheStorage?: CacheStorage; // of its keys and values; f32 if absent
 }
 
 /** The size of a request. */
@@ -46,6 +48,9 @@ const WASM_BUDGET: MemoryBudget = {
   convolutionCopies: 3,
 };
 
+/** Bytes of a key's or value's number. */
+const CACHED_BYTES: Readonly<Record<CacheStorage, number>> = { f32: 4, f16: 2 };
+
 /** Bytes of one value of a decoder's matrix, scales included. "exact" may need 4. */
 const STORED_BYTES: Readonly<Record<WeightStorage, number>> = { exact: 4, f32: 4, f16: 2, int8: 1, int4: 9 / 16 };
 
@@ -53,12 +58,18 @@ const STORED_BYTES: Readonly<Record<WeightStorage, number>> = { exact: 4, f32: 4
  * The memory of a backend: the wasm heap, or nine tenths of what this process may use.
  *
  * @param storage of the decoder's matrices
+ * @param cacheStorage of its keys and values
  */
-export function memoryBudget(backend: BackendName, storage: WeightStorage = "exact"): MemoryBudget {
+export function memoryBudget(
+  backend: BackendName,
+  storage: WeightStorage = "exact",
+  cacheStorage: CacheStorage = "f32",
+): MemoryBudget {
   if (backend === "wasm") return WASM_BUDGET;
   const limit = process.constrainedMemory();
   const available = limit > 0 && limit < totalmem() ? limit : totalmem();
-  return { bytes: available * 0.9, what: "this process's memory", productCopies: 1, convolutionCopies: 1, storage };
+  const copies = { productCopies: 1, convolutionCopies: 1 };
+  return { bytes: available * 0.9, what: "this process's memory", ...copies, storage, cacheStorage };
 }
 
 /** Bytes of each network's weights on a backend, after first use. */
@@ -91,8 +102,12 @@ export function weightBytes(
 }
 
 /** Bytes that the decoder needs beside its weights: keys and values, and the scores of the first pass. */
-export function stateBytes({ decoder }: MusicGenConfig, { rows, positions, prefill }: RequestSize): number {
-  const oneLayer = rows * 2 * decoder.width * positions * FLOAT;
+export function stateBytes(
+  { decoder }: MusicGenConfig,
+  { rows, positions, prefill }: RequestSize,
+  cacheStorage: CacheStorage = "f32",
+): number {
+  const oneLayer = rows * 2 * decoder.width * positions * CACHED_BYTES[cacheStorage];
   const scores = 3 * rows * decoder.heads * prefill * prefill * FLOAT;
   const activations = rows * prefill * (4 * decoder.ffnWidth + 12 * decoder.width) * FLOAT;
   return (decoder.layers + 1) * oneLayer + scores + activations; // one layer more while its segments are joined
@@ -117,7 +132,8 @@ export function planResidency(config: MusicGenConfig, budget: MemoryBudget): Res
   const weights = weightBytes(config, budget);
   const frames = config.generation.maxFrames;
   const prefix = config.melody?.rows ?? 0;
-  const state = stateBytes(config, { rows: 2, positions: frames + 4 + prefix, prefill: 1 + prefix, frames });
+  const size = { rows: 2, positions: frames + 4 + prefix, prefill: 1 + prefix, frames };
+  const state = stateBytes(config, size, budget.cacheStorage);
   if (weights.text + weights.decoder + weights.codec + state + codecBytes(config, frames) <= budget.bytes) {
     return "together";
   }
@@ -143,7 +159,7 @@ export function requireMemory(
 ): void {
   const weights = weightBytes(config, budget);
   const others = residency === "together" ? weights.text + weights.codec : 0;
-  const generating = weights.decoder + others + stateBytes(config, size);
+  const generating = weights.decoder + others + stateBytes(config, size, budget.cacheStorage);
   const decoding =
     weights.codec + (residency === "together" ? weights.text + weights.decoder : 0) + codecBytes(config, size.frames);
   const needed = Math.max(generating, decoding);

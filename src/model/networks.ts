@@ -2,6 +2,7 @@ import { openCheckpoint, type Checkpoint } from "../checkpoint/checkpoint.js";
 import type { WeightScope } from "../checkpoint/scope.js";
 import { CheckpointError, UsageError } from "../errors.js";
 import { loadEncodec, type EncodecWeights } from "../encodec/weights.js";
+import type { CacheStorage } from "../runtime/attention.js";
 import { disposeTree } from "../runtime/owner.js";
 import type { Linear, WeightStorage } from "../runtime/linear.js";
 import { loadT5, type T5Weights } from "../text/t5.js";
@@ -35,20 +36,29 @@ export class Networks {
   readonly config: MusicGenConfig;
   readonly residency: Residency;
   readonly storage: WeightStorage;
+  readonly cacheStorage: CacheStorage;
   readonly #loaded = new Map<keyof Loaded, Promise<Loaded[keyof Loaded]>>();
   #present: Loaded | undefined;
 
   /**
    * @param checkpoint used for its names only, and may be closed afterwards
    * @param storage of the decoder's matrices
+   * @param cacheStorage of its keys and values while it generates
    * @throws {CheckpointError} if it holds tensors that belong to none of the networks.
    */
-  constructor(checkpoint: Checkpoint, config: MusicGenConfig, residency: Residency, storage: WeightStorage = "exact") {
+  constructor(
+    checkpoint: Checkpoint,
+    config: MusicGenConfig,
+    residency: Residency,
+    storage: WeightStorage = "exact",
+    cacheStorage: CacheStorage = "f32",
+  ) {
     requireKnownNames(checkpoint);
     this.directory = checkpoint.directory;
     this.config = config;
     this.residency = residency;
     this.storage = storage;
+    this.cacheStorage = cacheStorage;
   }
 
   /** The text encoder. It stays the networks' own, as do the others. @throws {CheckpointError} */
@@ -61,7 +71,7 @@ export class Networks {
     return this.#load("decoder", async (scope) => {
       const { decoder: config, text } = this.config;
       const { decoder: weights, ...rest } = await loadDecoder(scope, config, text.width, this.storage);
-      return { weights, config, ...rest };
+      return { weights, config, cacheStorage: this.cacheStorage, ...rest };
     });
   }
 

@@ -56,6 +56,12 @@ describe("tonearm generate", () => {
     expect((await readCodesFile(`${codes}`))[0]?.frames).toBe(15);
   });
 
+  it("refuses keys and values in 16 bits on a backend that has none, by name", async () => {
+    const refused = generate("a tune", "--cache", "f16", "--seconds", "0.1", "-o", join(folder, "never.wav"));
+    await expect(refused).rejects.toMatchObject({ name: "UsageError", code: "usage" });
+    await expect(refused).rejects.toThrow(/keep keys and values as f16: the backend cpu.*Use the native backend/);
+  });
+
   it("streams bare samples to the standard output", async () => {
     const parts: Buffer[] = [];
     const pipe = new Writable({

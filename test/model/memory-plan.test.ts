@@ -64,4 +64,14 @@ describe("the memory plan", () => {
     expect(state / 591e6).toBeGreaterThan(1);
     expect(state / 591e6).toBeLessThan(1.1);
   });
+
+  it("counts half of that for keys and values in 16 bits, and so lets a clip through that float32 does not", async () => {
+    const small = await configOf(MUSICGEN_SMALL_SHAPE);
+    const size = { rows: 2, positions: 1504, prefill: 1, frames: 1500 };
+    const half = stateBytes(small, size, "f16");
+    expect(stateBytes(small, size) - half).toBe(25 * 2 * 2 * 1024 * 1504 * 2); // layers and one, rows, keys and values
+    const budget = { ...plain, bytes: weightBytes(small, plain).decoder + stateBytes(small, size) - 1 };
+    expect(() => requireMemory(small, budget, "staged", size)).toThrow(MemoryError);
+    expect(() => requireMemory(small, { ...budget, cacheStorage: "f16" }, "staged", size)).not.toThrow();
+  });
 });
