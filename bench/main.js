@@ -1,5 +1,5 @@
 // How fast a model runs: `npm run bench -- [--model DIR | --shape tiny|musicgen-small] [--backend NAME] [--weights f32|f16|int8|int4]
-// [--residency together|staged] [--steps N] [--only NAME …]`. Prints one JSON object. Without a model, random weights of the chosen shape are made in a
+// [--cache f32|f16] [--residency together|staged] [--steps N] [--only NAME …]`. Prints one JSON object. Without a model, random weights of the chosen shape are made in a
 // temporary folder. `tools/reference/bench_transformers.py` measures the same work in Python's transformers.
 //
 // Every time is a median, of the work's first run where that is what matters (load, first token) and of later ones elsewhere.
@@ -24,6 +24,7 @@ const { values: options } = parseArgs({
     shape: { type: "string", default: "tiny" },
     backend: { type: "string" },
     weights: { type: "string" },
+    cache: { type: "string", default: "f32" },
     residency: { type: "string" },
     steps: { type: "string", default: "60" },
     seconds: { type: "string", default: "10" },
@@ -87,7 +88,8 @@ async function generation(model) {
   const [early, late] = [median(times.slice(0, tenth)), median(times.slice(-tenth))];
   // Between the middles of the first and the last tenth, each step reads so much more of keys and values.
   const { width, layers } = model.config.decoder;
-  const cacheBytes = 2 * layers * 2 * width * 4 * (times.length - tenth); // rows, layers, keys and values, float32
+  const valueBytes = options.cache === "f16" ? 2 : 4;
+  const cacheBytes = 2 * layers * 2 * width * valueBytes * (times.length - tenth); // rows, layers, keys and values
   return {
     startToFirstTokenS: round(first, 2),
     guidedStepMs: round(step, 2),
@@ -164,11 +166,12 @@ try {
   const directory = options.model ?? folder;
   if (!options.model) await writeRandomCheckpoint(folder, SHAPES[options.shape], 0);
   const start = performance.now();
-  const { backend, weights, residency } = options;
-  const model = await MusicGen.load(directory, { backend, weights, residency });
+  const { backend, weights, cache, residency } = options;
+  const model = await MusicGen.load(directory, { backend, weights, cache, residency });
   const report = {
     backend: model.backend,
     weights: options.weights ?? "as the backend chooses",
+    cache,
     residency: residency ?? "as fits",
     model: options.model ?? `random weights, shape ${options.shape}`,
     width: model.config.decoder.width,
