@@ -48,6 +48,11 @@ function withArticle(name: string): string {
   return `${/^[aeiou]/.test(name) ? "an" : "a"} ${name}`;
 }
 
+/** A text that asks for one class first and then for another one, in the words of the demo checkpoint's captions. */
+export function textForChange(task: JudgeTask, from: string, to: string): string {
+  return task === "instrument" ? `${withArticle(from)} melody, then ${withArticle(to)}` : `${from} music, then ${to}`;
+}
+
 /** What makes a generated clip useless, whatever it was meant to be. */
 export type Fault = "silence" | "clipping" | "stuck";
 

@@ -78,6 +78,49 @@ export async function probeTask(
   };
 }
 
+/**
+ * From one class to another as one raw direction at each site, named after the second: of the difference of means the step from
+ * mean to mean; of any other estimator the difference of its unit directions, as long as that step, each head for itself. A strength of
+ * 1 therefore means the same for all of them.
+ */
+export function towards(vectors: SteeringVectors, from: string, to: string): SteeringVectors {
+  const [source, target] = [from, to].map((name) => vectors.concepts.indexOf(name));
+  if (source === undefined || target === undefined || source < 0 || target < 0) {
+    throw new TypeError(`there are no directions of ${from} and ${to}`);
+  }
+  const sites = [...vectors.sites.values()].map((found) => {
+    const size = found.mean.length / vectors.concepts.length;
+    const width = found.shape.at(-1) ?? size;
+    const difference = (all: Float32Array, unit: boolean): Float32Array => {
+      const [a, b] = [source, target].map((index) => all.slice(index * size, (index + 1) * size));
+      if (!a || !b) throw new TypeError("a concept has no values");
+      for (const one of unit ? [a, b] : []) scaleUnits(one, width, () => 1);
+      return b.map((value, index) => value - (a[index] ?? 0));
+    };
+    const step = difference(found.mean, false);
+    const directions = vectors.estimator === "means" ? step : difference(found.directions, true);
+    scaleUnits(directions, width, (start) => Math.hypot(...step.subarray(start, start + width)));
+    const units = size / width;
+    const own = (values: Float32Array): Float32Array => values.slice(target * units, (target + 1) * units);
+    const mean = found.mean.slice(target * size, (target + 1) * size);
+    const { gain, bias, deviation } = found;
+    const moved = { directions, mean, gain: own(gain), bias: own(bias), deviation: own(deviation) };
+    return [found.site, { ...found, ...moved }] as const;
+  });
+  return { ...vectors, concepts: [to], sites: new Map(sites) };
+}
+
+/** Gives each stretch of `width` values a norm; one of nothing but zeros stays. */
+function scaleUnits(values: Float32Array, width: number, norm: (start: number) => number): void {
+  for (let start = 0; start < values.length; start += width) {
+    const own = values.subarray(start, start + width);
+    const length = Math.hypot(...own);
+    if (length === 0) continue;
+    const factor = norm(start) / length;
+    own.forEach((value, place) => (own[place] = value * factor));
+  }
+}
+
 /** The best layer's score at the residual stream, and the best head's, of one estimator. */
 export function bestUnits({ units }: ProbeSummary): readonly ProbeSummary["units"][number][] {
   const best = (all: ProbeSummary["units"]): ProbeSummary["units"] =>

@@ -3,10 +3,10 @@ import { join } from "node:path";
 
 import { writeWav } from "../audio/wav.js";
 import type { SteeringVectors } from "../probes/vectors.js";
+import { parseSpec } from "../steering/spec.js";
 import { steer, type Steering } from "../steering/steering.js";
 import { faultsOf, NEUTRAL_TEXTS } from "./concepts.js";
 import type { JudgeTask } from "./judge.js";
-import { genreFusion } from "./recipes.js";
 import type { TaskProbes } from "./seed-directions.js";
 import type { ClassSources } from "./seed-sources.js";
 import { HEADS, pairName, sitesOf, transferSpec, type Pair, type SteeringRuns } from "./seed-steering.js";
@@ -40,9 +40,11 @@ export async function fuseGenres(
   const random = randomized(vectors.means);
   const results: FusionResult[] = [];
   for (const pair of all.slice(0, settings.pairs)) {
-    const weight = choice.strength / 2;
-    const parts = [pair.from, pair.to].map((concept) => ({ concept, from: weight, to: weight }));
-    const spec = genreFusion({ vectors: "vectors.safetensors", parts, sites: sitesOf(choice.layers) });
+    const sites = sitesOf(choice.layers);
+    const strength = choice.strength / 2 / sites.length;
+    const step = { sites, operator: "add", unit: "raw", strength, rows: choice.rows };
+    const steps = [pair.from, pair.to].map((concept) => ({ ...step, concept }));
+    const spec = parseSpec({ vectors: { vectors: "vectors.safetensors" }, segments: [{ steer: steps }] });
     const neutral = NEUTRAL_TEXTS.genre;
     const conditions: readonly (readonly [FusionResult["condition"], string, SteeringVectors | null])[] = [
       ["neutral text", neutral, null],
@@ -101,7 +103,7 @@ export async function measureOverhead(
   if (!pair) return [];
   const depth = Array.from({ length: model.config.decoder.layers }, (_, layer) => layer);
   const steering = (sites: string | readonly string[]): Steering =>
-    steer(model, transferSpec(task, pair, { sites, strength, rows }, 0), { vectors: vectors.means });
+    steer(model, transferSpec(pair.to, { sites, strength, rows }, 0), { vectors: vectors.means });
   const kinds: readonly (readonly [Overhead["steering"], Steering | undefined])[] = [
     ["none", undefined],
     ["one layer", steering(sitesOf(layers.slice(0, 1)))],

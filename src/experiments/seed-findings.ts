@@ -111,7 +111,6 @@ function steeringFindings(task: TaskResult): readonly string[] {
   }
   const steered = named(`steered ${choice.strength}`);
   const random = named(`random direction ${choice.strength}`);
-  const [text, both] = [named("text"), named("text and steered")];
   if (steered && random) {
     const enough = steered.withMelody.value >= 0.6 && steered.withMelody.value >= 3 * random.withMelody.value;
     const apart = isAbove(steered.withMelody, random.withMelody);
@@ -120,9 +119,11 @@ function steeringFindings(task: TaskResult): readonly string[] {
         `norm in ${showShare(random.withMelody)}: intervals ${apart ? "apart" : "overlap"}; 60 % and three times as often: ${enough ? "reached" : "not reached"}.`,
     );
   }
-  if (text && both) {
+  for (const asked of ["text", "text of the change"]) {
+    const [text, both] = [named(asked), named(`${asked} and steered`)];
+    if (!text || !both) continue;
     lines.push(
-      `${task.task}: text alone ${showShare(text.success)}, text and steering ${showShare(both.success)}: ` +
+      `${task.task}: ${asked} alone ${showShare(text.success)}, with steering ${showShare(both.success)}: ` +
         `${isAbove(both.success, text.success) ? "more often, intervals apart" : "no difference beyond the intervals"}.`,
     );
   }

@@ -176,7 +176,7 @@ function doseSvg(task: string, summaries: readonly ConditionSummary[]): string {
     );
     return `<polyline fill="none" stroke="${colour}" stroke-width="2" points="${path}"/>${bars.join("")}`;
   });
-  const levels = ["text", "text and steered", "left alone"].flatMap((name) => {
+  const levels = ["text", "text and steered", "text of the change", "left alone"].flatMap((name) => {
     const found = summaries.find(({ condition }) => condition === name);
     if (!found) return [];
     const at = y(found.success.value);

@@ -9,12 +9,14 @@ import type { Generation, MusicGen } from "../musicgen.js";
 import type { SteeringVectors } from "../probes/vectors.js";
 import { parseSpec, type RowChoice, type SteeringSpec } from "../steering/spec.js";
 import { steer, type Steering } from "../steering/steering.js";
-import { faultsOf, NEUTRAL_TEXTS, textFor, type ClipJudge, type Fault } from "./concepts.js";
+import { faultsOf, NEUTRAL_TEXTS, textFor, textForChange, type ClipJudge, type Fault } from "./concepts.js";
 import { measureEffect } from "./effect.js";
 import type { JudgeTask } from "./judge.js";
+import { towards } from "./seed-directions.js";
 import { codesOf, fileName, firstSeconds, promptPath, type SourceClip } from "./seed-sources.js";
 import type { SeedSettings } from "./seed.js";
 import type { Stages } from "./stages.js";
+import { randomized } from "./sweep.js";
 
 /** Continuations of audio prompts under one condition each: steered in some way, asked by text, or left alone. */
 
@@ -27,8 +29,8 @@ export interface Pair {
 /** How a continuation is influenced. */
 export interface Condition {
   readonly name: string;
-  /** The text names the class that is wanted. */
-  readonly asksByText: boolean;
+  /** What the text asks for: nothing, the class that is wanted, or the change from one to the other. */
+  readonly asksFor: "nothing" | "class" | "change";
   readonly steering: Steered | null;
   /** Added to the seed: other draws than all other conditions have. */
   readonly otherSeed?: number | undefined;
@@ -40,6 +42,7 @@ export interface Steered {
   readonly sites: string | readonly string[];
   readonly strength: number;
   readonly rows: RowChoice;
+  readonly random?: boolean | undefined; // a random direction instead, of the same norm
 }
 
 /** What became of one continuation. The prompt is left out of all measures. */
@@ -120,9 +123,9 @@ export async function runCondition(
   folder: string, // for clips, below the experiment's
 ): Promise<readonly Outcome[]> {
   const { model, settings, judge, stages } = runs;
-  const text = condition.asksByText ? textFor(task, pair.to, 0) : NEUTRAL_TEXTS[task];
-  const steering = condition.steering && steeringOf(model, settings, task, pair, condition.steering);
-  const isClean = !steering && !condition.asksByText && condition.otherSeed === undefined;
+  const text = textOf(task, pair, condition);
+  const steering = condition.steering && steeringOf(model, settings, pair, condition.steering);
+  const isClean = !steering && condition.asksFor === "nothing" && condition.otherSeed === undefined;
   const seed = settings.seed + (condition.otherSeed ?? 0);
   const made = isClean
     ? clean
@@ -162,24 +165,33 @@ export async function runCondition(
   return outcomes;
 }
 
-/** From one class to the other by the convex step, after the prompt; timbre with the norm kept. */
-function steeringOf(model: MusicGen, settings: SeedSettings, task: JudgeTask, pair: Pair, how: Steered): Steering {
-  return steer(model, transferSpec(task, pair, how, settings.promptSeconds), { vectors: how.vectors });
+function textOf(task: JudgeTask, { from, to }: Pair, { asksFor }: Condition): string {
+  if (asksFor === "class") return textFor(task, to, 0);
+  return asksFor === "change" ? textForChange(task, from, to) : NEUTRAL_TEXTS[task];
 }
 
-/** The spec of a transfer. @param file of the vectors, for a spec that is kept */
+/** From one class to the other, after the prompt. A random direction is drawn for the pair, as long as the one it stands for. */
+function steeringOf(model: MusicGen, settings: SeedSettings, pair: Pair, how: Steered): Steering {
+  const directions = towards(how.vectors, pair.from, pair.to);
+  const spec = transferSpec(pair.to, how, settings.promptSeconds);
+  return steer(model, spec, { vectors: how.random === true ? randomized(directions) : directions });
+}
+
+/**
+ * The spec of a transfer: h ← h + s v, v from the mean of one class to that of the other. Several residual streams share s: each step
+ * is passed on to the next one.
+ *
+ * @param file of the vectors, for a spec that is kept
+ */
 export function transferSpec(
-  task: JudgeTask,
-  { from, to }: { readonly from: string | null; readonly to: string },
+  to: string,
   { sites, strength, rows }: Pick<Steered, "sites" | "strength" | "rows">,
   promptSeconds: number,
   file = "vectors.safetensors",
 ): SteeringSpec {
-  const step = { concept: to, minus: from, sites, operator: "convex", strength, rows };
-  return parseSpec({
-    vectors: { vectors: file },
-    segments: [{ from: promptSeconds, steer: [{ ...step, restoreNorm: task === "instrument" }] }],
-  });
+  const each = strength / (typeof sites === "string" ? 1 : sites.length);
+  const step = { concept: to, sites, operator: "add", unit: "raw", strength: each, rows };
+  return parseSpec({ vectors: { vectors: file }, segments: [{ from: promptSeconds, steer: [step] }] });
 }
 
 function optionsOf(settings: SeedSettings, text: string, promptAudio: readonly Audio[], seed: number) {

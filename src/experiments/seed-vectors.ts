@@ -40,7 +40,7 @@ export async function exportVectors(
     await writeVectors(join(directory, file), { ...vectors, sites });
     files.push(file);
     for (const to of vectors.concepts) {
-      const spec = transferSpec(task.task, { from: null, to }, { ...choice, sites: wanted }, 0, file);
+      const spec = transferSpec(to, { ...choice, sites: wanted }, 0, file);
       await writeFile(join(directory, `${fileName(to)}.json`), `${JSON.stringify(spec, null, 2)}\n`);
       files.push(`${fileName(to)}.json`);
     }

@@ -22,7 +22,6 @@ import {
   type SteeringRuns,
 } from "./seed-steering.js";
 import { Stages } from "./stages.js";
-import { randomized } from "./sweep.js";
 
 /**
  * The experiment of arXiv 2506.10225 with the controls that it lacks: where a model knows instruments and genres, and whether
@@ -109,10 +108,10 @@ const DEFAULTS: SeedSettings = {
   clips: 16,
   fitClips: 40,
   choiceClips: 6,
-  seconds: 4,
-  promptSeconds: 3,
-  sourceSeconds: 6,
-  strengths: [0.1, 0.2, 0.4, 0.8],
+  seconds: 3.5,
+  promptSeconds: 4, // a loop's phrase takes up to 3.6 s
+  sourceSeconds: 8,
+  strengths: [0.3, 0.6, 1, 1.5],
   guidance: 3,
   penalties: LOGISTIC_PENALTIES,
   seed: 0,
@@ -123,7 +122,7 @@ const QUICK = {
   fitClips: 16,
   choiceClips: 3,
   seconds: 3,
-  strengths: [0.2, 0.5, 1],
+  strengths: [0.5, 1],
   penalties: [0.1],
 };
 const FIRST_PAIRS: Readonly<Record<JudgeTask, readonly Pair[]>> = {
@@ -270,7 +269,7 @@ async function choose(
         prepared.set(pair, prompts);
         const steering = { ...how, vectors: vectors[MAIN] };
         const quiet = { ...runs, settings: { ...settings, clips: 0 } }; // no divergence here
-        return { found: await runCondition(quiet, prompts, { name, asksByText: false, steering }, `choice/${task}`) };
+        return { found: await runCondition(quiet, prompts, { name, asksFor: "nothing", steering }, `choice/${task}`) };
       });
       outcomes.push(...found.map((outcome) => ({ ...outcome, target: outcome.heard === pair.to ? 1 : 0 })));
     }
@@ -284,13 +283,13 @@ async function choose(
   for (const layers of [...single, all]) {
     for (const strength of settings.strengths) {
       const name = `layer-${layers.length === 1 ? String(layers[0]) : "all"}-${strength}`;
-      const score = await tryOut(name, { sites: sitesOf(layers), strength, rows: "cond" });
-      candidates.push({ layers, strength, rows: "cond", ...score });
+      const score = await tryOut(name, { sites: sitesOf(layers), strength, rows: "all" });
+      candidates.push({ layers, strength, rows: "all", ...score });
     }
   }
   const heads: (Omit<Candidate, keyof Choice> & { readonly strength: number })[] = [];
   for (const strength of settings.strengths) {
-    heads.push({ strength, ...(await tryOut(`heads-${strength}`, { sites: HEADS, strength, rows: "cond" })) });
+    heads.push({ strength, ...(await tryOut(`heads-${strength}`, { sites: HEADS, strength, rows: "all" })) });
   }
   return { candidates, choice: bestOf(candidates), headStrength: bestOf(heads).strength };
 }
@@ -316,19 +315,20 @@ async function evaluate(
   const { stages, settings, model } = runs;
   const sites = sitesOf(choice.layers);
   const main = { vectors: vectors[MAIN], sites, strength: choice.strength, rows: choice.rows };
-  const steered = (name: string, steering: Steered): Condition => ({ name, asksByText: false, steering });
-  const random = randomized(vectors[MAIN]);
+  const steered = (name: string, steering: Steered): Condition => ({ name, asksFor: "nothing", steering });
   const conditions: readonly Condition[] = [
-    { name: "left alone", asksByText: false, steering: null },
-    { name: "left alone, other seed", asksByText: false, steering: null, otherSeed: OTHER_SEED },
-    { name: "text", asksByText: true, steering: null },
+    { name: "left alone", asksFor: "nothing", steering: null },
+    { name: "left alone, other seed", asksFor: "nothing", steering: null, otherSeed: OTHER_SEED },
+    { name: "text", asksFor: "class", steering: null },
+    { name: "text of the change", asksFor: "change", steering: null },
     ...settings.strengths.flatMap((strength) => [
       steered(`steered ${strength}`, { ...main, strength }),
-      steered(`random direction ${strength}`, { ...main, strength, vectors: random }),
+      steered(`random direction ${strength}`, { ...main, strength, random: true }),
     ]),
-    { name: "text and steered", asksByText: true, steering: main },
+    { name: "text and steered", asksFor: "class", steering: main },
+    { name: "text of the change and steered", asksFor: "change", steering: main },
     steered("wrong layer", { ...main, vectors: fromOtherLayers(vectors[MAIN], model.config.decoder.layers) }),
-    steered("all rows", { ...main, rows: "all" }),
+    steered("conditional row only", { ...main, rows: "cond" }),
     steered("heads", { ...main, sites: HEADS, strength: headStrength }),
     ...COMPARED.filter((name) => name !== MAIN).map((name) =>
       steered(`${name} direction`, { ...main, vectors: vectors[name] }),
