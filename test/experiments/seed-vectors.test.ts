@@ -1,0 +1,106 @@
+import { mkdir, readdir } from "node:fs/promises";
+import { join } from "node:path";
+
+import { describe, expect, it } from "vitest";
+
+import type { Outcome } from "../../src/experiments/seed-steering.js";
+import { exportVectors } from "../../src/experiments/seed-vectors.js";
+import { seedSettings, type SeedResult } from "../../src/experiments/seed.js";
+import { readVectors, writeVectors } from "../../src/probes/vectors.js";
+import { readSteering } from "../../src/steering/files.js";
+import { temporaryDirectory } from "../support/temporary.js";
+
+const CLIPS = 20;
+const PAIR = { from: "piano", to: "violin" };
+
+/** An experiment in which steering reached the class so often, and a random direction so often. */
+function resultOf(steered: number, random: number): SeedResult {
+  const outcomes = (hits: number): readonly Outcome[] =>
+    Array.from({ length: CLIPS }, (_, index) => ({
+      source: String(index),
+      heard: index < hits ? "violin" : "piano",
+      target: 0,
+      content: 1,
+      faults: [],
+      divergence: null,
+      normRatio: null,
+      file: null,
+    }));
+  return {
+    model: "m",
+    material: "own clips",
+    settings: seedSettings({}),
+    tasks: [
+      {
+        task: "instrument",
+        classes: [],
+        probes: null,
+        candidates: [],
+        choice: { layers: [1], strength: 0.5, rows: "all" },
+        headStrength: 1,
+        pairs: [
+          { pair: PAIR, condition: "steered 0.5", outcomes: outcomes(steered) },
+          { pair: PAIR, condition: "random direction 0.5", outcomes: outcomes(random) },
+        ],
+      },
+    ],
+    fusion: [],
+    overhead: [],
+    notes: [],
+  };
+}
+
+async function folderWithVectors(): Promise<string> {
+  const folder = await temporaryDirectory();
+  await mkdir(join(folder, "vectors"));
+  const siteOf = (layer: number) => ({
+    site: `blocks.${layer}.hook_resid_post`,
+    shape: [2],
+    directions: Float32Array.of(1, 2, 3, 4),
+    gain: Float32Array.of(1, 1),
+    bias: new Float32Array(2),
+    score: Float32Array.of(0.9),
+    deviation: Float32Array.of(1, 1),
+    mean: Float32Array.of(1, 2, 3, 4),
+    norm: Float32Array.of(3),
+  });
+  await writeVectors(join(folder, "vectors", "instrument-means.safetensors"), {
+    concepts: ["piano", "violin"],
+    label: "instrument",
+    target: "classes",
+    estimator: "means",
+    settings: {},
+    scoring: "balanced accuracy",
+    normalized: false,
+    model: "m",
+    data: "d",
+    seed: 0,
+    tonearm: "0",
+    sites: new Map([siteOf(0), siteOf(1)].map((site) => [site.site, site])),
+  });
+  return folder;
+}
+
+describe("what is shipped of an experiment", () => {
+  it("are the chosen layer's directions, and a spec by name for each class, where they beat random ones", async () => {
+    const folder = await folderWithVectors();
+    const target = join(folder, "shipped");
+    const files = await exportVectors(resultOf(15, 2), folder, target);
+    expect(files).toEqual(["instrument.safetensors", "piano.json", "violin.json"]);
+    const vectors = await readVectors(join(target, "instrument.safetensors"));
+    expect([...vectors.sites.keys()]).toEqual(["blocks.1.hook_resid_post"]);
+    const { spec } = await readSteering(join(target, "violin.json"));
+    expect(spec.segments[0]?.steer[0]).toMatchObject({
+      concept: "violin",
+      operator: "add",
+      strength: 0.5,
+      rows: "all",
+    });
+  });
+
+  it("is nothing where the intervals overlap", async () => {
+    const folder = await folderWithVectors();
+    expect(await exportVectors(resultOf(8, 5), folder, join(folder, "shipped"))).toEqual([]);
+    expect(await readdir(folder)).not.toContain("shipped");
+  });
+});
