@@ -70,7 +70,10 @@ function seedCommand(): Command {
     .option("--prompt-seconds <s>", "that are continued (default: 3)", parseNumber("--prompt-seconds"))
     .option("--strengths <list>", "to try (default: 0.1,0.2,0.4,0.8)", parseNumbers("--strengths"))
     .option("--guidance <g>", "of continuations; 1 turns it off (default: 3)", parseNumber("--guidance"))
-    .option("--vectors <folder>", "write directions that beat random ones there, as steering by name (MODEL/vectors)")
+    .option(
+      "--vectors <folder>",
+      "write classes whose directions beat random ones there, as steering by name (MODEL/vectors)",
+    )
     .action(runSeed);
 }
 
