@@ -1,6 +1,6 @@
 // How fast a model runs: `npm run bench -- [--model DIR | --shape tiny|musicgen-small] [--backend NAME] [--weights f32|f16|int8|int4]
-// [--cache f32|f16] [--residency together|staged] [--steps N] [--only NAME …]`. Prints one JSON object. Without a model, random weights of the chosen shape are made in a
-// temporary folder. `tools/reference/bench_transformers.py` measures the same work in Python's transformers.
+// [--cache f32|f16] [--residency together|staged] [--steps N] [--only NAME …]`. Prints one JSON object. Without a model, random
+// weights of the chosen shape are made in a temporary folder. `tools/reference/bench_transformers.py` measures the same work in Python's transformers.
 //
 // Every time is a median, of the work's first run where that is what matters (load, first token) and of later ones elsewhere.
 import { mkdtemp, rm } from "node:fs/promises";

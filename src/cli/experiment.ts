@@ -66,9 +66,13 @@ function seedCommand(): Command {
     .option("--pairs <n>", "of classes, for each task (default: 6)", parseNumber("--pairs"))
     .option("--clips <n>", "continued for each pair and condition (default: 16)", parseNumber("--clips"))
     .option("--fit-clips <n>", "of each class, to fit directions on (default: 40)", parseNumber("--fit-clips"))
-    .option("--seconds <s>", "of a continuation (default: 4)", parseNumber("--seconds"))
-    .option("--prompt-seconds <s>", "that are continued (default: 3)", parseNumber("--prompt-seconds"))
-    .option("--strengths <list>", "to try (default: 0.1,0.2,0.4,0.8)", parseNumbers("--strengths"))
+    .option("--seconds <s>", "of a continuation (default: 3.5)", parseNumber("--seconds"))
+    .option("--prompt-seconds <s>", "that are continued (default: 4)", parseNumber("--prompt-seconds"))
+    .option(
+      "--strengths <list>",
+      "to try, 1 being the distance between the classes (default: 0.3,0.6,1,1.5)",
+      parseNumbers("--strengths"),
+    )
     .option("--guidance <g>", "of continuations; 1 turns it off (default: 3)", parseNumber("--guidance"))
     .option(
       "--vectors <folder>",

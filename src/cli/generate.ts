@@ -104,7 +104,7 @@ export function generateCommand(): Command {
     .option("--text-at <seconds text...>", "what it should be from then on, such as --text-at 8 electronic; repeatable")
     .option(
       "--steer <spec.json...>",
-      "steer its activations as these specs say, or by names that the model comes with, such as violin",
+      "steer its activations as these specs say, or by names that the model comes with, such as trumpet",
     )
     .option("--strength <s>", "instead of every strength of the specs", parseNumber("--strength"))
     .addOption(modelOption())
@@ -138,7 +138,8 @@ async function run(text: string | undefined, options: Options): Promise<void> {
     backend: options.backend,
     weights: options.weights,
     cache: options.cache,
-    // One request uses each network once, so that none needs to wait in memory for its turn; a stream has them take turns all along.
+    // One request uses its networks one after another (the codec twice with an audio prompt): none needs to wait in memory. A stream
+    // goes back and forth between them.
     ...(options.stream === true ? {} : { residency: "staged" as const }),
   });
   const progress = new ProgressLine(options.json !== true);

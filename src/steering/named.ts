@@ -9,7 +9,7 @@ const FOLDER = "vectors";
 const EXTENSION = ".json";
 
 /**
- * The spec that is meant: the file of that path, or for a bare name, such as "violin", `vectors/violin.json` of the
+ * The spec that is meant: the file of that path, or for a bare name, such as "trumpet", `vectors/trumpet.json` of the
  * checkpoint. A file of that very name in the working directory goes first.
  *
  * @param directory of the checkpoint

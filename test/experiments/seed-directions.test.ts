@@ -3,11 +3,14 @@ import { describe, expect, it } from "vitest";
 import { towards } from "../../src/experiments/seed-directions.js";
 import { randomized } from "../../src/experiments/sweep.js";
 import type { SteeringVectors } from "../../src/probes/vectors.js";
+import { bareModel, randomVectors } from "../steering/support.js";
+
+const SITE = "blocks.0.attn.hook_z";
 
 /** Three classes at one site of two heads, two values each. */
 function vectorsOf(estimator: string): SteeringVectors {
   const site = {
-    site: "blocks.0.attn.hook_z",
+    site: SITE,
     shape: [2, 2],
     directions: Float32Array.of(1, 0, 0, 2, 0, 3, 4, 0, 5, 5, 5, 5), // [C, H, Dh]
     gain: Float32Array.of(1, 2, 3, 4, 5, 6),
@@ -17,20 +20,8 @@ function vectorsOf(estimator: string): SteeringVectors {
     mean: Float32Array.of(0, 0, 1, 1, 3, 4, 1, 3, 9, 9, 9, 9),
     norm: Float32Array.of(5, 5),
   };
-  return {
-    concepts: ["piano", "violin", "flute"],
-    label: "instrument",
-    target: "classes",
-    estimator,
-    settings: {},
-    scoring: "balanced accuracy",
-    normalized: false,
-    model: "m",
-    data: "d",
-    seed: 0,
-    tonearm: "0",
-    sites: new Map([[site.site, site]]),
-  };
+  const vectors = randomVectors(bareModel("heads"), [SITE], ["piano", "violin", "flute"]);
+  return { ...vectors, estimator, sites: new Map([[SITE, site]]) };
 }
 
 function only({ sites }: SteeringVectors): Float32Array {

@@ -8,6 +8,7 @@ import { exportVectors } from "../../src/experiments/seed-vectors.js";
 import { seedSettings, type SeedResult } from "../../src/experiments/seed.js";
 import { readVectors, writeVectors } from "../../src/probes/vectors.js";
 import { readSteering } from "../../src/steering/files.js";
+import { bareModel, randomVectors } from "../steering/support.js";
 import { temporaryDirectory } from "../support/temporary.js";
 
 const CLIPS = 20;
@@ -36,7 +37,7 @@ function resultOf(steered: number, random: number): SeedResult {
         classes: [],
         probes: null,
         candidates: [],
-        choice: { layers: [1], strength: 0.5, rows: "all" },
+        choice: { layers: [0], strength: 0.5, rows: "all" },
         headStrength: 1,
         pairs: [
           { pair: PAIR, condition: "steered 0.5", outcomes: outcomes(steered) },
@@ -53,31 +54,9 @@ function resultOf(steered: number, random: number): SeedResult {
 async function folderWithVectors(): Promise<string> {
   const folder = await temporaryDirectory();
   await mkdir(join(folder, "vectors"));
-  const siteOf = (layer: number) => ({
-    site: `blocks.${layer}.hook_resid_post`,
-    shape: [2],
-    directions: Float32Array.of(1, 2, 3, 4),
-    gain: Float32Array.of(1, 1),
-    bias: new Float32Array(2),
-    score: Float32Array.of(0.9),
-    deviation: Float32Array.of(1, 1),
-    mean: Float32Array.of(1, 2, 3, 4),
-    norm: Float32Array.of(3),
-  });
-  await writeVectors(join(folder, "vectors", "instrument-means.safetensors"), {
-    concepts: ["piano", "violin"],
-    label: "instrument",
-    target: "classes",
-    estimator: "means",
-    settings: {},
-    scoring: "balanced accuracy",
-    normalized: false,
-    model: "m",
-    data: "d",
-    seed: 0,
-    tonearm: "0",
-    sites: new Map([siteOf(0), siteOf(1)].map((site) => [site.site, site])),
-  });
+  const sites = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_post"];
+  const vectors = randomVectors(bareModel("residual"), sites, ["piano", "violin"]);
+  await writeVectors(join(folder, "vectors", "instrument-means.safetensors"), vectors);
   return folder;
 }
 
@@ -88,7 +67,7 @@ describe("what is shipped of an experiment", () => {
     const files = await exportVectors(resultOf(15, 2), folder, target);
     expect(files).toEqual(["instrument.safetensors", "violin.json"]);
     const vectors = await readVectors(join(target, "instrument.safetensors"));
-    expect([...vectors.sites.keys()]).toEqual(["blocks.1.hook_resid_post"]);
+    expect([...vectors.sites.keys()]).toEqual(["blocks.0.hook_resid_post"]);
     const { spec } = await readSteering(join(target, "violin.json"));
     expect(spec.segments[0]?.steer[0]).toMatchObject({
       concept: "violin",

@@ -13,11 +13,11 @@ from transformers import EncodecModel
 
 from .captions import captions
 from .codec import codec_config, fit_codebooks
-from .compose import GENRES, HIGHEST, INSTRUMENTS, LOWEST, compose
+from .compose import GENRES, HIGHEST, INSTRUMENTS, LOWEST, SECOND_BAND, compose
 from .evaluate import chroma_similarity, faults
 from .judge import COUNT, Features
 from .lm import delayed, orthogonal
-from .render import plan
+from .render import piece_of, plan, without_rumble
 from .settings import Settings, load
 from .start import start_linear
 
@@ -40,6 +40,29 @@ class Composing(unittest.TestCase):
             self.assertTrue(all(abs(note.start * 50 - round(note.start * 50)) < 1e-9 for note in pieces[0].notes))
             for note in pieces[0].notes:
                 self.assertTrue(LOWEST <= note.pitch <= HIGHEST and note.start < 8)
+
+    def test_a_loop_plays_its_phrase_again_to_the_frame(self):
+        for genre in GENRES:
+            piece = compose((8, 1), genre, "flute", "band", 8.0, loop=True)
+            lead = [note for note in piece.notes if note.channel == 0]
+            phrase = piece.labels["phrase"]
+            self.assertGreaterEqual(phrase, 1.6)
+            first = {(round(n.start, 3), n.pitch) for n in lead if n.start < phrase - 1e-6}
+            second = {(round(n.start - phrase, 3), n.pitch) for n in lead if phrase - 1e-6 <= n.start < 2 * phrase - 1e-6}
+            self.assertEqual(first, second)
+
+    def test_a_phrase_is_taken_over_by_other_channels_and_named_in_the_labels(self):
+        clips = [clip for clip in plan("train", Settings(rounds={"train": 1})) if "then" in clip]
+        self.assertEqual(len(clips), 12)
+        for clip in clips:
+            piece = piece_of(clip, 8.0, grid=True)
+            turn = piece.labels["turns"]
+            self.assertTrue(1.5 <= turn <= 6.5 and piece.labels["kind"].endswith("taken over"))
+            for note in piece.notes:
+                self.assertEqual(note.channel >= SECOND_BAND, note.start >= turn)
+                self.assertTrue(note.start >= turn or note.start + note.length <= turn + 1e-9)
+            named = piece.labels["then_instrument" if clip["kind"] == "solo" else "then_genre"]
+            self.assertEqual(named, clip["then"])
 
     def test_captions_follow_the_labels(self):
         labels = compose((5,), "rock", "violin", "band", 8.0).labels
@@ -117,6 +140,11 @@ class Measures(unittest.TestCase):
         self.assertEqual(faults(np.zeros(64000, np.float32), moving), ["silence"])
         self.assertEqual(faults(tone((440,), 2) * 30, moving), ["clipping"])
         self.assertEqual(faults(tone((440,), 2), np.zeros((4, 100), int)), ["stuck"])
+
+    def test_the_low_cut_takes_rumble_and_leaves_the_lowest_lead(self):
+        level = lambda f: float(np.std(without_rumble(tone((f,)), 32000)) / np.std(tone((f,))))
+        self.assertLess(level(50), 0.01)
+        self.assertGreater(level(262), 0.9)
 
     def test_features_do_not_depend_on_loudness(self):
         compute, sound = Features(), tone((300, 600, 1200), 2)
