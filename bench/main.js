@@ -1,5 +1,5 @@
 // How fast a model runs: `npm run bench -- [--model DIR | --shape tiny|musicgen-small] [--backend NAME] [--weights f32|f16|int8|int4]
-// [--cache f32|f16] [--residency together|staged] [--steps N] [--only NAME …]`. Prints one JSON object. Without a model, random
+// [--cache f32|f16] [--compute f32|bf16] [--residency together|staged] [--steps N] [--only NAME …]`. Prints one JSON object. Without a model, random
 // weights of the chosen shape are made in a temporary folder. `tools/reference/bench_transformers.py` measures the same work in Python's transformers.
 //
 // Every time is a median, of the work's first run where that is what matters (load, first token) and of later ones elsewhere.
@@ -25,6 +25,7 @@ const { values: options } = parseArgs({
     backend: { type: "string" },
     weights: { type: "string" },
     cache: { type: "string", default: "f32" },
+    compute: { type: "string", default: "f32" },
     residency: { type: "string" },
     steps: { type: "string", default: "60" },
     seconds: { type: "string", default: "10" },
@@ -166,12 +167,13 @@ try {
   const directory = options.model ?? folder;
   if (!options.model) await writeRandomCheckpoint(folder, SHAPES[options.shape], 0);
   const start = performance.now();
-  const { backend, weights, cache, residency } = options;
-  const model = await MusicGen.load(directory, { backend, weights, cache, residency });
+  const { backend, weights, cache, compute, residency } = options;
+  const model = await MusicGen.load(directory, { backend, weights, cache, compute, residency });
   const report = {
     backend: model.backend,
     weights: options.weights ?? "as the backend chooses",
     cache,
+    compute,
     residency: residency ?? "as fits",
     model: options.model ?? `random weights, shape ${options.shape}`,
     width: model.config.decoder.width,

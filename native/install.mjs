@@ -5,6 +5,8 @@
 //
 //   --required   exit with 1 where the backend could not be built (for `npm run build:native` and CI)
 //   --sanitize   build native/build/tonearm-sanitize.node with address and undefined-behaviour sanitizers instead
+//   --emulate    build native/build/tonearm-emulate.node instead: for x64, with the AVX-512 kernels' intrinsics emulated, so
+//                that any processor with AVX2 runs them; for tests
 //
 // CXX names a compiler; TONEARM_NATIVE=0 skips the build.
 import { execFile } from "node:child_process";
@@ -32,6 +34,7 @@ const sources = join(here, "src");
 const build = join(here, "build");
 const options = new Set(process.argv.slice(2));
 const sanitize = options.has("--sanitize");
+const emulate = options.has("--emulate");
 
 const WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"];
 export const LANGUAGE = ["-std=c++20", "-pthread", ...WARNINGS];
@@ -46,6 +49,16 @@ const AVX2 = ["-mavx2", "-mfma", "-mf16c"];
 const QUIET = ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"];
 const AVX512 = [...AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", ...QUIET];
 
+/** What the AVX-512 sets are compiled with where a test emulates them. GCC notes that it passes their vectors in memory. */
+const EMULATION = [
+  ...AVX2,
+  "-Wno-psabi",
+  "-Wno-ignored-attributes",
+  "-include",
+  join(here, "selftest", "emulated_avx512.h"),
+];
+export const EMULATED_FEATURES = join(here, "selftest", "emulated_features.cc");
+
 /** The kernel sets of a processor architecture: name and the flags its one source file is compiled with. */
 export const KERNEL_SETS = {
   x64: [
@@ -53,10 +66,12 @@ export const KERNEL_SETS = {
     { name: "avx2", flags: AVX2 },
     { name: "avx512", flags: AVX512 },
     { name: "avx512vnni", flags: [...AVX512, "-mavx512vnni"] },
+    { name: "avx512bf16", flags: [...AVX512, "-mavx512vnni", "-mavx512bf16"] },
   ],
   arm64: [
     { name: "generic", flags: [] },
     { name: "neon", flags: [] },
+    { name: "neonbf16", flags: ["-march=armv8.2-a+bf16"] },
   ],
 };
 
@@ -90,17 +105,23 @@ function nodeApiHeaders() {
   }
 }
 
+/** The flags of a kernel set, in a build with emulated AVX-512 if that is asked for. */
+export function flagsOf({ name, flags }, emulated) {
+  return emulated && name.startsWith("avx512") ? EMULATION : flags;
+}
+
 /** Every object file to make: its name, its source and its flags. */
 function objects(sets) {
   const available = sets.map(({ name }) => `-DTONEARM_HAS_${name.toUpperCase()}`);
-  const kernels = sets.map(({ name, flags }) => ({
-    name: `kernels-${name}`,
+  const kernels = sets.map((set) => ({
+    name: `kernels-${set.name}`,
     source: join(sources, "kernels", "kernels.cc"),
-    flags: [...flags, `-DTONEARM_FOR_${name.toUpperCase()}`],
+    flags: [...flagsOf(set, emulate), `-DTONEARM_FOR_${set.name.toUpperCase()}`],
   }));
   const rest = readdirSync(sources)
     .filter((file) => file.endsWith(".cc"))
-    .map((file) => ({ name: basename(file, ".cc"), source: join(sources, file), flags: available }));
+    .map((file) => (emulate && file === "cpu_features.cc" ? EMULATED_FEATURES : join(sources, file)))
+    .map((source) => ({ name: basename(source, ".cc"), source, flags: available }));
   return [...kernels, ...rest]; // the slowest first
 }
 
@@ -116,7 +137,7 @@ async function inParallel(jobs) {
 /** A digest of the given values and of every header; with it a file need not be compiled twice. */
 function fingerprint(...parts) {
   const hash = createHash("sha256").update(JSON.stringify(parts));
-  for (const directory of [sources, join(sources, "kernels")])
+  for (const directory of [sources, join(sources, "kernels"), ...(emulate ? [join(here, "selftest")] : [])])
     for (const file of readdirSync(directory).sort())
       if (file.endsWith(".h")) hash.update(file).update(readFileSync(join(directory, file)));
   return hash.digest("hex").slice(0, 16);
@@ -134,7 +155,7 @@ async function compile() {
   const compiler = await findCompiler();
   const mode = sanitize ? SANITISED : OPTIMISED;
   const flags = [...COMMON, ...mode, "-isystem", nodeApiHeaders()];
-  const name = sanitize ? "tonearm-sanitize" : "tonearm";
+  const name = sanitize ? "tonearm-sanitize" : emulate ? "tonearm-emulate" : "tonearm";
   mkdirSync(join(build, name), { recursive: true }); // object files
   const target = join(build, `${name}.node`);
   const stamp = join(build, `${name}.stamp`);

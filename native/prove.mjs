@@ -2,9 +2,10 @@
 //
 //   paths       the suites that hold the networks to the reference, on every kernel set that this processor can run, with
 //               one thread and with two
+//   emulated    the same with one thread on the AVX-512 kernel sets, whose intrinsics are emulated (x64 with AVX2)
 //   sanitizers  the kernels' own suites on a build with address and undefined-behaviour sanitizers (GCC on Linux)
 //   elsewhere   native/selftest.mjs: the kernels against plain C++ without Node; for other processors in an emulator
-//   all         the three of them; this is the default
+//   all         all of them; this is the default
 //
 // Prints a line for each run and exits with 1 if one failed. The long test of memory is another matter: TONEARM_LONG=1.
 import { spawnSync } from "node:child_process";
@@ -53,6 +54,13 @@ function paths() {
       vitest(`${set}, ${threads} threads`, PARITY, { TONEARM_CPU: set, TONEARM_THREADS: threads });
 }
 
+function emulated() {
+  run("building with emulated AVX-512", process.execPath, [join(here, "install.mjs"), "--required", "--emulate"]);
+  const addon = createRequire(import.meta.url)("./build/tonearm-emulate.node");
+  for (const set of addon.kernelSets().filter((name) => name.startsWith("avx512")))
+    vitest(`${set}, emulated`, PARITY, { TONEARM_CPU: set, TONEARM_NATIVE_BUILD: "emulate" });
+}
+
 function sanitizers() {
   run("building with sanitizers", process.execPath, [join(here, "install.mjs"), "--required", "--sanitize"]);
   // The sanitizer's runtime has to be in the process before the addon; Node itself is not built with it.
@@ -72,6 +80,7 @@ function elsewhere() {
 }
 
 if (what === "paths" || what === "all") paths();
+if (what === "emulated" || (what === "all" && process.arch === "x64")) emulated();
 if (what === "sanitizers" || what === "all") sanitizers();
 if (what === "elsewhere" || what === "all") elsewhere();
 process.exitCode = failures === 0 ? 0 : 1;

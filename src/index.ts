@@ -14,6 +14,7 @@ export type {
   GenerationSettings,
   HookedGenerateOptions,
   LoadOptions,
+  Numerics,
   StreamEnd,
   StreamOptions,
   Unembedding,
@@ -175,7 +176,7 @@ export { readWav, writeWav } from "./audio/wav.js";
 export { packCheckpoint, type PackOptions, type PackSummary } from "./checkpoint/pack.js";
 export type { PackedStorage } from "./checkpoint/pack-format.js";
 export type { CacheStorage } from "./runtime/attention.js";
-export type { WeightStorage } from "./runtime/linear.js";
+export type { Precision, WeightStorage } from "./runtime/linear.js";
 
 export { BACKENDS, backendStatus, useBackend, type BackendName, type BackendStatus } from "./runtime/backend.js";
 export * from "./errors.js";

@@ -13,7 +13,7 @@ import type { AudioBlock } from "./model/streaming.js";
 import type { TimedText } from "./model/timed-text.js";
 import type { CacheStorage } from "./runtime/attention.js";
 import type { BackendName } from "./runtime/backend.js";
-import type { WeightStorage } from "./runtime/linear.js";
+import type { Precision, WeightStorage } from "./runtime/linear.js";
 
 /** What the methods of `MusicGen` take and give. */
 
@@ -21,11 +21,10 @@ import type { WeightStorage } from "./runtime/linear.js";
 export type WrittenText = string | readonly string[] | null;
 
 /** Everything needed to make a clip again; written into its metadata. */
-export interface GenerationSettings {
+export interface GenerationSettings extends Numerics {
   readonly tonearm: string; // version
   readonly model: string; // fingerprint of the weights
   readonly backend: BackendName;
-  readonly cache: CacheStorage;
   /** Null also where token ids were given. Over time: each text with the frame that it holds from. */
   readonly text: WrittenText | readonly { readonly fromFrame: number; readonly text: WrittenText }[];
   readonly negative: string | readonly string[] | null;
@@ -79,6 +78,18 @@ export interface LoadOptions {
    * half the memory. Hooks see what was computed, unrounded. Teacher-forced passes always keep float32.
    */
   readonly cache?: CacheStorage | undefined;
+  /**
+   * What the native backend rounds both factors of the decoder's products to, in passes over 24 rows (clips × guidance ×
+   * positions) or more; without it nothing. `bf16` is not exact; it is fast on processors that multiply bfloat16.
+   */
+  readonly compute?: Precision | undefined;
+}
+
+/** What decides, besides weights and backend, which numbers a model computes. All of it is exact by default. */
+export interface Numerics {
+  readonly weights: WeightStorage;
+  readonly cache: CacheStorage;
+  readonly compute: Precision;
 }
 
 /** What a teacher-forced pass runs over. */

@@ -44,6 +44,7 @@ import type {
   GenerationSettings,
   HookedGenerateOptions,
   LoadOptions,
+  Numerics,
   StreamEnd,
   StreamOptions,
   Unembedding,
@@ -51,6 +52,7 @@ import type {
 } from "./musicgen-types.js";
 import { complete, completeAsync, NO_TAPS, type Taps } from "./runtime/announce.js";
 import { requireCacheStorage } from "./runtime/attention.js";
+import { requirePrecision } from "./runtime/linear.js";
 import { useBackend, type BackendName } from "./runtime/backend.js";
 import { findTokenizer, type TokenBatch, type Tokenizer } from "./text/tokenizer.js";
 import { VERSION } from "./version.js";
@@ -88,10 +90,10 @@ export class MusicGen {
    *
    * @throws {HubError} if a model of that name is not in the cache; {@link CheckpointError} if it is not a complete
    *   MusicGen checkpoint; {@link BackendError} if the backend can't be used; {@link UsageError} if it can't store weights,
-   *   or keys and values, as asked; {@link MemoryError} if a network doesn't fit the backend.
+   *   or keys and values, or compute, as asked; {@link MemoryError} if a network doesn't fit the backend.
    */
   static async load(model: string, options: LoadOptions = {}): Promise<MusicGen> {
-    const { backend, residency, onDemand, weights, cache = "f32" } = options;
+    const { backend, residency, onDemand, weights, cache = "f32", compute = "f32" } = options;
     const directory = locateModel(model);
     const config = await readMusicGenConfig(directory);
     const tokenizer = await findTokenizer(directory);
@@ -100,13 +102,13 @@ export class MusicGen {
       const packed = chooseStorage(checkpoint.files, weights);
       const chosen = await useBackend(backend);
       requireCacheStorage(cache);
+      requirePrecision(compute);
       const storage = chosen === "native" ? packed : weights; // elsewhere packed weights are unpacked
       const networks = new Networks(
         checkpoint,
         config,
         residency ?? planResidency(config, memoryBudget(chosen, storage, cache)),
-        storage,
-        cache,
+        { ...(storage && { storage }), cacheStorage: cache, precision: compute },
       );
       const fingerprint = await checkpoint.fingerprint();
       if (networks.residency === "together" && !onDemand) await networks.loadAll();
@@ -119,6 +121,12 @@ export class MusicGen {
   /** Samples per second of all audio in and out. */
   get sampleRate(): number {
     return this.config.codec.sampleRate;
+  }
+
+  /** How the decoder is kept and computed with, as asked for when it was loaded. */
+  get numerics(): Numerics {
+    const { storage, cacheStorage, precision } = this.#networks.form;
+    return { weights: storage, cache: cacheStorage, compute: precision };
   }
 
   /** Every site that can be read or changed, with its shape. */
@@ -425,7 +433,7 @@ export class MusicGen {
       tonearm: VERSION,
       model: this.fingerprint,
       backend: this.backend,
-      cache: this.#networks.cacheStorage,
+      ...this.numerics,
       text: writtenText(options.text, request.frames, this.config.codec.frameRate),
       negative: asWritten(options.negative),
       frames: request.frames,
@@ -465,7 +473,8 @@ export class MusicGen {
     }
     const rows = planRows(request, texts !== undefined || melodies.length > 0, negatives !== undefined);
     const prefix = prefixPositions(this.config.melody, texts, negatives);
-    const { storage, cacheStorage, residency } = this.#networks;
+    const { form, residency } = this.#networks;
+    const { storage, cacheStorage } = form;
     requireMemory(this.config, memoryBudget(this.backend, storage, cacheStorage), residency, {
       rows: rowCount(rows),
       positions:

@@ -16,6 +16,11 @@ Activation activationOf(Index code) {
   return static_cast<Activation>(code);
 }
 
+Precision precisionOf(Index code) {
+  require(code >= 0 && code <= 1, "there is no such precision");
+  return static_cast<Precision>(code);
+}
+
 std::optional<Storage> storageOf(Index code) {
   require(code >= -1 && code <= 3, "there is no such storage");
   return code < 0 ? std::nullopt : std::optional(static_cast<Storage>(code));
@@ -148,7 +153,7 @@ napi_value releaseWeight(const Arguments& arguments) {
   return nullptr;
 }
 
-/// (weight, x, rows, bias | null, residual | null, activation, y)
+/// (weight, x, rows, bias | null, residual | null, activation, precision, y)
 napi_value linearLayer(const Arguments& arguments) {
   const Weight& weight = arguments.object<Weight>(0);
   const WeightView& weights = weight.view();
@@ -159,9 +164,10 @@ napi_value linearLayer(const Arguments& arguments) {
   epilogue.bias = arguments.optionalFloats(3, weights.outputs);
   epilogue.residual = arguments.optionalFloats(4, rows * weights.outputs);
   epilogue.activation = activationOf(arguments.integer(5));
-  float* y = arguments.floats(6, rows * weights.outputs);
+  const Precision precision = precisionOf(arguments.integer(6));
+  float* y = arguments.floats(7, rows * weights.outputs);
   require(y != epilogue.residual && y != x, "an output must not be an input too");
-  linear(weights, x, rows, epilogue, y);
+  linear(weights, x, rows, epilogue, precision, y);
   weight.requireIntact();
   return nullptr;
 }

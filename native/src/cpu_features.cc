@@ -14,6 +14,9 @@
 #endif
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace tonearm {
@@ -53,6 +56,22 @@ CpuFeatures detect() {
   features.avx512 = features.avx2 && (states & kAvx512State) == kAvx512State && bit(extended.ebx, 16) &&
                     bit(extended.ebx, 17) && bit(extended.ebx, 30) && bit(extended.ebx, 31);
   features.avx512vnni = features.avx512 && bit(extended.ecx, 11);
+  features.avx512bf16 = features.avx512vnni && bit(cpuid(7, 1).eax, 5);
+  return features;
+}
+#elif defined(__aarch64__) && defined(__linux__)
+CpuFeatures detect() {
+  constexpr unsigned long kBfloat = 1UL << 14;  // HWCAP2_BF16
+  CpuFeatures features;
+  features.neonbf16 = (getauxval(AT_HWCAP2) & kBfloat) != 0;
+  return features;
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+CpuFeatures detect() {
+  int present = 0;
+  std::size_t size = sizeof present;
+  CpuFeatures features;
+  features.neonbf16 = sysctlbyname("hw.optional.arm.FEAT_BF16", &present, &size, nullptr, 0) == 0 && present != 0;
   return features;
 }
 #else

@@ -7,6 +7,8 @@ struct CpuFeatures {
   bool avx2 = false;        // AVX2 with FMA and F16C
   bool avx512 = false;      // AVX-512 F, BW, DQ and VL, and AVX2 as above
   bool avx512vnni = false;  // AVX-512 as above with VNNI
+  bool avx512bf16 = false;  // both as above with BF16
+  bool neonbf16 = false;    // NEON with BF16 (Armv8.6)
 };
 
 /// Asks the processor once; later calls return the same answer.

@@ -9,6 +9,9 @@ namespace {
 
 std::vector<const KernelTable*> runnable() {
   std::vector<const KernelTable*> tables;
+#if defined(TONEARM_HAS_AVX512BF16)
+  if (cpuFeatures().avx512bf16) tables.push_back(&avx512bf16::kernels);
+#endif
 #if defined(TONEARM_HAS_AVX512VNNI)
   if (cpuFeatures().avx512vnni) tables.push_back(&avx512vnni::kernels);
 #endif
@@ -17,6 +20,9 @@ std::vector<const KernelTable*> runnable() {
 #endif
 #if defined(TONEARM_HAS_AVX2)
   if (cpuFeatures().avx2) tables.push_back(&avx2::kernels);
+#endif
+#if defined(TONEARM_HAS_NEONBF16)
+  if (cpuFeatures().neonbf16) tables.push_back(&neonbf16::kernels);
 #endif
 #if defined(TONEARM_HAS_NEON)
   tables.push_back(&neon::kernels);

@@ -1,4 +1,4 @@
-// IEEE 754 binary16 in software, for the code that isn't compiled per instruction set and for plain C++ kernels.
+// IEEE 754 binary16 and bfloat16 in software, for the code that isn't compiled per instruction set and for plain C++ kernels.
 #pragma once
 
 #include <bit>
@@ -30,6 +30,13 @@ inline std::uint16_t halfFromFloat(float value) {
   }
   const std::uint32_t roundUp = 0xfffU + ((magnitude >> 13) & 1U);
   return static_cast<std::uint16_t>(sign | ((magnitude + roundUp - 0x38000000U) >> 13));
+}
+
+/// The float32 equal to the bfloat16 nearest to a float32, ties to even; overflow gives infinity, NaN stays NaN.
+inline float roundToBfloat(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffU) > 0x7f800000U) return value;
+  return std::bit_cast<float>((bits + 0x7fffU + ((bits >> 16) & 1U)) & 0xffff0000U);
 }
 
 }  // namespace tonearm

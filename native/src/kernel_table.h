@@ -14,6 +14,9 @@ using Index = std::int64_t;
 /// How the values of a weight are stored.
 enum class Storage : std::int32_t { f32 = 0, f16 = 1, int8 = 2, int4 = 3 };
 
+/// What the factors of a product are rounded to before they are multiplied; sums are float32 either way.
+enum class Precision : std::int32_t { f32 = 0, bf16 = 1 };
+
 /// What is applied to a linear layer's outputs.
 enum class Activation : std::int32_t { none = 0, gelu = 1, relu = 2 };
 
@@ -58,6 +61,7 @@ struct GemmJob {
   Index m = 0;
   Index n = 0;
   Index k = 0;
+  Precision precision = Precision::f32;
   bool accumulate = false;
   const float* bias = nullptr;      // [n] or null
   const float* residual = nullptr;  // laid out as C, or null; not C
@@ -163,6 +167,8 @@ namespace generic { extern const KernelTable kernels; }
 namespace avx2 { extern const KernelTable kernels; }
 namespace avx512 { extern const KernelTable kernels; }
 namespace avx512vnni { extern const KernelTable kernels; }
+namespace avx512bf16 { extern const KernelTable kernels; }
 namespace neon { extern const KernelTable kernels; }
+namespace neonbf16 { extern const KernelTable kernels; }
 
 }  // namespace tonearm

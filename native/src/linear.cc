@@ -44,7 +44,7 @@ PreparedRows prepareRows(const WeightView& weights, const float* x, Index rows) 
 
 }  // namespace
 
-void linear(const WeightView& weights, const float* x, Index rows, const Epilogue& epilogue, float* y) {
+void linear(const WeightView& weights, const float* x, Index rows, const Epilogue& epilogue, Precision precision, float* y) {
   if (rows == 0 || weights.outputs == 0) return;
   if (rows < kManyRows) {
     const PreparedRows prepared = prepareRows(weights, x, rows);
@@ -71,6 +71,7 @@ void linear(const WeightView& weights, const float* x, Index rows, const Epilogu
   job.m = rows;
   job.n = weights.outputs;
   job.k = weights.inputs;
+  job.precision = precision;
   job.bias = epilogue.bias;
   job.residual = epilogue.residual;
   job.activation = epilogue.activation;

@@ -13,8 +13,8 @@ struct Epilogue {
 };
 
 /// y[rows, outputs] = epilogue(x[rows, inputs] · Wᵀ). Few rows go through a kernel that reads each weight once, many
-/// through a blocked product.
-void linear(const WeightView& weights, const float* x, Index rows, const Epilogue& epilogue, float* y);
+/// through a blocked product; `precision` is that of the latter.
+void linear(const WeightView& weights, const float* x, Index rows, const Epilogue& epilogue, Precision precision, float* y);
 
 /// One product C = epilogue(A·B), split over the threads.
 void multiply(const GemmJob& job);

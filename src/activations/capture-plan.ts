@@ -405,6 +405,7 @@ function resolveSettings(
   const { index = 0, of = 1 } = request.shard ?? {};
   return {
     model: model.fingerprint,
+    numerics: { ...model.numerics },
     mode,
     rows: roles.length === 2 ? "both" : (roles[0] ?? "cond"),
     sites: sites.map(({ site }) => site),

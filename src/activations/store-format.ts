@@ -84,6 +84,7 @@ export type Reduction =
 /** Everything that decides what the rows are. Two captures can be one only if all of this is equal. */
 export interface CaptureSettings {
   readonly model: string; // fingerprint of the weights
+  readonly numerics: Readonly<Record<string, string>>; // how its decoder was stored and computed with
   readonly mode: "forced" | "generated";
   readonly rows: CaptureRole | "both";
   readonly sites: readonly string[];

@@ -9,10 +9,11 @@ import { joinInterventions } from "../activations/intervention.js";
 import { readCodesFile, readManifest } from "../activations/manifest.js";
 import { UsageError } from "../errors.js";
 import { MusicGen } from "../musicgen.js";
+import type { Precision } from "../runtime/linear.js";
 import { readSteering } from "../steering/files.js";
 import { steer } from "../steering/steering.js";
 import { listenForInterrupt } from "./interrupt.js";
-import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber } from "./options.js";
+import { backendOption, computeOption, jsonOption, modelDirectory, modelOption, parseNumber } from "./options.js";
 import { bytes, duration, printResult, ProgressLine } from "./output.js";
 
 interface Options {
@@ -23,6 +24,7 @@ interface Options {
   readonly data?: string;
   readonly model?: string;
   readonly backend?: string;
+  readonly compute?: Precision;
   readonly mode: "forced" | "generated";
   readonly rows?: "cond" | "null" | "both";
   readonly reduce?: "none" | "mean" | "last" | "variance" | "covariance";
@@ -88,6 +90,7 @@ export function captureCommand(): Command {
     .option("--budget <size>", "refuse what takes more on disk, for example 500MB or 20GB (default: 4GiB)", parseSize)
     .addOption(modelOption())
     .addOption(backendOption())
+    .addOption(computeOption())
     .addOption(jsonOption())
     .action(run);
 }
@@ -97,7 +100,10 @@ async function run(options: Options): Promise<void> {
   const reduction = chooseReduction(options);
   const items = await chooseItems(options);
   const specs = await Promise.all((options.steer ?? []).map(readSteering));
-  const model = await MusicGen.load(modelDirectory(options.model), { backend: options.backend });
+  const model = await MusicGen.load(modelDirectory(options.model), {
+    backend: options.backend,
+    compute: options.compute,
+  });
   const progress = new ProgressLine(options.json !== true);
   const interrupt = listenForInterrupt();
   try {

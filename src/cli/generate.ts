@@ -9,7 +9,7 @@ import type { TimedText } from "../model/timed-text.js";
 import type { Progress } from "../model/request.js";
 import { MusicGen, type GenerationSettings } from "../musicgen.js";
 import { CACHE_STORAGES, type CacheStorage } from "../runtime/attention.js";
-import { WEIGHT_STORAGES, type WeightStorage } from "../runtime/linear.js";
+import { WEIGHT_STORAGES, type Precision, type WeightStorage } from "../runtime/linear.js";
 import { readSteering, type SteeringFiles } from "../steering/files.js";
 import { locateSteering } from "../steering/named.js";
 import { withStrength } from "../steering/spec.js";
@@ -17,7 +17,15 @@ import { steer } from "../steering/steering.js";
 import { checkWritable, saveClips, writeCodes } from "./clips.js";
 import { finish, planFinish, type Finished, type FinishOptions } from "./finish.js";
 import { listenForInterrupt } from "./interrupt.js";
-import { backendOption, jsonOption, modelDirectory, modelOption, parseNumber, parseNumbers } from "./options.js";
+import {
+  backendOption,
+  computeOption,
+  jsonOption,
+  modelDirectory,
+  modelOption,
+  parseNumber,
+  parseNumbers,
+} from "./options.js";
 import { duration, printResult, ProgressLine } from "./output.js";
 import { PCM_FORMATS, STDOUT, writeStream, type Streamed } from "./stream.js";
 
@@ -28,6 +36,7 @@ interface Options extends FinishOptions {
   readonly backend?: string;
   readonly weights?: WeightStorage;
   readonly cache?: CacheStorage;
+  readonly compute?: Precision;
   readonly json?: boolean;
   readonly negative?: string;
   readonly guidance?: number;
@@ -121,6 +130,7 @@ export function generateCommand(): Command {
         "how the native backend keeps keys and values (default: f32); f16 takes half the memory and is not exact",
       ).choices(CACHE_STORAGES),
     )
+    .addOption(computeOption())
     .addOption(jsonOption())
     .action(run);
 }
@@ -138,6 +148,7 @@ async function run(text: string | undefined, options: Options): Promise<void> {
     backend: options.backend,
     weights: options.weights,
     cache: options.cache,
+    compute: options.compute,
     // One request uses its networks one after another (the codec twice with an audio prompt): none needs to wait in memory. A stream
     // goes back and forth between them.
     ...(options.stream === true ? {} : { residency: "staged" as const }),

@@ -6,6 +6,7 @@ import { Option } from "commander";
 import { locateModel } from "../checkpoint/hub/cache.js";
 import { UsageError } from "../errors.js";
 import { BACKENDS } from "../runtime/backend.js";
+import { PRECISIONS } from "../runtime/linear.js";
 
 /** Options that several commands share, and how their values are read. */
 
@@ -21,6 +22,14 @@ export function modelOption(): Option {
 export function backendOption(): Option {
   const names = BACKENDS.join(", ");
   return new Option("--backend <name>", `tensor backend: ${names} (default: the first that is usable)`);
+}
+
+/** `--compute PRECISION` */
+export function computeOption(): Option {
+  return new Option(
+    "--compute <precision>",
+    "what the native backend rounds factors of long passes to (default: f32, nothing); bf16 is not exact",
+  ).choices(PRECISIONS);
 }
 
 /** `--json` */

@@ -2,7 +2,7 @@ import type * as tf from "@tensorflow/tfjs-core";
 
 import { CLASSES } from "../audio/chroma.js";
 import type { WeightScope } from "../checkpoint/scope.js";
-import { linearWeight, storedLinearWeight, type Linear, type WeightStorage } from "../runtime/linear.js";
+import { EXACT_FORM, linearWeight, linearWeightAs, type Linear, type LinearForm } from "../runtime/linear.js";
 import type { LayerNorm } from "../runtime/norm.js";
 import type { DecoderConfig } from "./config.js";
 
@@ -57,16 +57,16 @@ export type DecoderCheckpoint = {
  *
  * @param scope the root of the checkpoint
  * @param textWidth width of the text encoder's states
- * @param storage of the matrices of the blocks and heads; embeddings and norms are always float32
+ * @param form of the matrices of the blocks and heads; embeddings and norms are always float32
  * @returns weights owned by the caller.
  * @throws {CheckpointError} if a tensor is missing or has another shape; {@link UsageError} if the backend in use has no
- *   such storage.
+ *   such form.
  */
 export async function loadDecoder(
   scope: WeightScope,
   config: DecoderConfig,
   textWidth: number,
-  storage: WeightStorage = "exact",
+  form: LinearForm = EXACT_FORM,
 ): Promise<DecoderCheckpoint> {
   const { codebooks, codebookSize, width } = config;
   const decoder = scope.scope("decoder", "model", "decoder");
@@ -78,7 +78,7 @@ export async function loadDecoder(
   }
   const blocks: BlockWeights[] = [];
   for (let layer = 0; layer < config.layers; layer++)
-    blocks.push(await loadBlock(decoder.scope("layers", layer), config, storage));
+    blocks.push(await loadBlock(decoder.scope("layers", layer), config, form));
 
   const headMatrices = [];
   for (let k = 0; k < codebooks; k++) headMatrices.push(await heads.matrix(`${k}.weight`, codebookSize, width));
@@ -88,7 +88,7 @@ export async function loadDecoder(
       embed,
       blocks,
       lnFinal: await loadNorm(decoder.scope("layer_norm"), width),
-      heads: { weight: storedLinearWeight(storage, ...headMatrices) },
+      heads: { weight: linearWeightAs(form, ...headMatrices) },
     },
     textProjection: await loadProjection(scope, "enc_to_dec_proj", width, textWidth),
     melodyProjection: config.crossAttention
@@ -100,19 +100,19 @@ export async function loadDecoder(
   };
 }
 
-async function loadBlock(scope: WeightScope, config: DecoderConfig, storage: WeightStorage): Promise<BlockWeights> {
+async function loadBlock(scope: WeightScope, config: DecoderConfig, form: LinearForm): Promise<BlockWeights> {
   const { width, ffnWidth, crossAttention } = config;
   const attn = scope.scope("self_attn");
   const block: BlockWeights = {
     ln1: await loadNorm(scope.scope("self_attn_layer_norm"), width),
     attn: {
-      qkv: await joined(attn, ["q_proj", "k_proj", "v_proj"], width, width, storage),
-      out: await joined(attn, ["out_proj"], width, width, storage),
+      qkv: await joined(attn, ["q_proj", "k_proj", "v_proj"], width, width, form),
+      out: await joined(attn, ["out_proj"], width, width, form),
     },
     ln3: await loadNorm(scope.scope("final_layer_norm"), width),
     mlp: {
-      in: await joined(scope, ["fc1"], ffnWidth, width, storage),
-      out: await joined(scope, ["fc2"], width, ffnWidth, storage),
+      in: await joined(scope, ["fc1"], ffnWidth, width, form),
+      out: await joined(scope, ["fc2"], width, ffnWidth, form),
     },
   };
   if (!crossAttention) return block;
@@ -121,9 +121,9 @@ async function loadBlock(scope: WeightScope, config: DecoderConfig, storage: Wei
     ...block,
     ln2: await loadNorm(scope.scope("encoder_attn_layer_norm"), width),
     crossAttn: {
-      q: await joined(cross, ["q_proj"], width, width, storage),
-      kv: await joined(cross, ["k_proj", "v_proj"], width, width, storage),
-      out: await joined(cross, ["out_proj"], width, width, storage),
+      q: await joined(cross, ["q_proj"], width, width, form),
+      kv: await joined(cross, ["k_proj", "v_proj"], width, width, form),
+      out: await joined(cross, ["out_proj"], width, width, form),
     },
   };
 }
@@ -133,11 +133,11 @@ async function joined(
   names: readonly string[],
   outputs: number,
   inputs: number,
-  storage: WeightStorage,
+  form: LinearForm,
 ): Promise<Linear> {
   const parts = [];
   for (const name of names) parts.push(await scope.matrix(`${name}.weight`, outputs, inputs));
-  return { weight: storedLinearWeight(storage, ...parts) };
+  return { weight: linearWeightAs(form, ...parts) };
 }
 
 async function loadNorm(scope: WeightScope, width: number): Promise<LayerNorm> {

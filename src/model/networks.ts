@@ -4,7 +4,7 @@ import { CheckpointError, UsageError } from "../errors.js";
 import { loadEncodec, type EncodecWeights } from "../encodec/weights.js";
 import type { CacheStorage } from "../runtime/attention.js";
 import { disposeTree } from "../runtime/owner.js";
-import type { Linear, WeightStorage } from "../runtime/linear.js";
+import { EXACT_FORM, type Linear, type LinearForm } from "../runtime/linear.js";
 import { loadT5, type T5Weights } from "../text/t5.js";
 import type { MusicGenConfig } from "./checkpoint.js";
 import { loadDecoder } from "./decoder-weights.js";
@@ -16,6 +16,13 @@ export interface LoadedDecoder extends Decoder {
   readonly textProjection: Linear | undefined; // of text states
   readonly melodyProjection: Linear | undefined; // of chroma
 }
+
+/** How the decoder is kept, and multiplied with. */
+export interface DecoderForm extends LinearForm {
+  readonly cacheStorage: CacheStorage; // of its keys and values while it generates
+}
+
+const EXACT_DECODER: DecoderForm = { ...EXACT_FORM, cacheStorage: "f32" };
 
 /** All three networks. */
 export interface Loaded {
@@ -35,30 +42,21 @@ export class Networks {
   readonly directory: string;
   readonly config: MusicGenConfig;
   readonly residency: Residency;
-  readonly storage: WeightStorage;
-  readonly cacheStorage: CacheStorage;
+  readonly form: DecoderForm;
   readonly #loaded = new Map<keyof Loaded, Promise<Loaded[keyof Loaded]>>();
   #present: Loaded | undefined;
 
   /**
    * @param checkpoint used for its names only, and may be closed afterwards
-   * @param storage of the decoder's matrices
-   * @param cacheStorage of its keys and values while it generates
+   * @param form of the decoder; what it leaves out is exact
    * @throws {CheckpointError} if it holds tensors that belong to none of the networks.
    */
-  constructor(
-    checkpoint: Checkpoint,
-    config: MusicGenConfig,
-    residency: Residency,
-    storage: WeightStorage = "exact",
-    cacheStorage: CacheStorage = "f32",
-  ) {
+  constructor(checkpoint: Checkpoint, config: MusicGenConfig, residency: Residency, form: Partial<DecoderForm> = {}) {
     requireKnownNames(checkpoint);
     this.directory = checkpoint.directory;
     this.config = config;
     this.residency = residency;
-    this.storage = storage;
-    this.cacheStorage = cacheStorage;
+    this.form = { ...EXACT_DECODER, ...form };
   }
 
   /** The text encoder. It stays the networks' own, as do the others. @throws {CheckpointError} */
@@ -70,8 +68,8 @@ export class Networks {
   decoder(): Promise<LoadedDecoder> {
     return this.#load("decoder", async (scope) => {
       const { decoder: config, text } = this.config;
-      const { decoder: weights, ...rest } = await loadDecoder(scope, config, text.width, this.storage);
-      return { weights, config, cacheStorage: this.cacheStorage, ...rest };
+      const { decoder: weights, ...rest } = await loadDecoder(scope, config, text.width, this.form);
+      return { weights, config, cacheStorage: this.form.cacheStorage, ...rest };
     });
   }
 

@@ -77,6 +77,44 @@ export const WEIGHT_STORAGES = ["exact", "f32", "f16", "int8", "int4"] as const;
 export type WeightStorage = (typeof WEIGHT_STORAGES)[number];
 
 /**
+ * What both factors of a product are rounded to before they are multiplied; sums are float32 either way. `bf16` rounds to
+ * the nearest bfloat16 (ties to even), in products over {@link MANY_ROWS} rows or more: passes over many positions. It is
+ * for processors that multiply bfloat16 faster, and loses accuracy everywhere. The native backend alone has it.
+ */
+export const PRECISIONS = ["f32", "bf16"] as const;
+
+export type Precision = (typeof PRECISIONS)[number];
+
+/** Rows (batch items × guidance roles × positions) from which on {@link PRECISIONS} matter, as in native/src/linear.cc. */
+export const MANY_ROWS = 24;
+
+/** How the native backend keeps a linear layer, and multiplies with it. */
+export interface LinearForm {
+  readonly storage: WeightStorage;
+  readonly precision: Precision;
+}
+
+/** Nothing is rounded. */
+export const EXACT_FORM: LinearForm = { storage: "exact", precision: "f32" };
+
+/**
+ * Checks that the backend in use can multiply like that.
+ *
+ * @throws {UsageError}
+ */
+export function requirePrecision(precision: Precision): void {
+  const isKnown = PRECISIONS.includes(precision);
+  if (isKnown && (precision === "f32" || hasFused("TonearmLinear"))) return;
+  throw new UsageError({
+    asked: `compute in ${precision}`,
+    found: isKnown ? `the backend ${tf.getBackend()}, which computes in float32 only` : "no precision of that name",
+    todo: isKnown
+      ? "Use the native backend, or leave the precision at its default, f32"
+      : `Choose one of ${PRECISIONS.join(", ")}`,
+  });
+}
+
+/**
  * Makes the weight of a linear layer from one or more checkpoint matrices [outᵢ, in], joined along their outputs: that
  * is how q, k and v, or the heads of all codebooks, become one matrix product.
  *
@@ -86,20 +124,21 @@ export type WeightStorage = (typeof WEIGHT_STORAGES)[number];
  * @returns float32 [in, Σ outᵢ], owned by the caller.
  */
 export function linearWeight(...parts: readonly MatrixPart[]): tf.Tensor2D {
-  return storedLinearWeight("exact", ...parts);
+  return linearWeightAs(EXACT_FORM, ...parts);
 }
 
 /**
- * As {@link linearWeight}, stored as `storage` says.
+ * As {@link linearWeight}, stored and multiplied as `form` says.
  *
  * @param parts all on the host, or all in files
- * @throws {UsageError} if the backend in use stores float32 only and `storage` is another, or the parts are packed in
+ * @throws {UsageError} if the backend in use has float32 only and `form` asks for another, or the parts are packed in
  *   another; {@link CheckpointError} if a file can't be read, is damaged, or holds NaN or an infinite value.
  */
-export function storedLinearWeight(storage: WeightStorage, ...parts: readonly MatrixPart[]): tf.Tensor2D {
+export function linearWeightAs(form: LinearForm, ...parts: readonly MatrixPart[]): tf.Tensor2D {
+  requirePrecision(form.precision);
   const inFiles = parts.filter((part) => "place" in part);
   if (inFiles.length > 0) {
-    if (inFiles.length === parts.length) return fileWeight(storage, inFiles);
+    if (inFiles.length === parts.length) return fileWeight(form, inFiles);
     throw new CheckpointError({
       asked: `join ${inFiles.map(({ name }) => `"${name}"`).join(", ")} with others`,
       found: "values of different types",
@@ -107,13 +146,14 @@ export function storedLinearWeight(storage: WeightStorage, ...parts: readonly Ma
     });
   }
   return hostWeight(
-    storage,
+    form,
     parts.filter((part) => "values" in part),
   );
 }
 
-function hostWeight(storage: WeightStorage, parts: readonly HostMatrix[]): tf.Tensor2D {
-  if (hasFused("TonearmLinearWeight")) return nativeWeight(storage, parts);
+function hostWeight(form: LinearForm, parts: readonly HostMatrix[]): tf.Tensor2D {
+  const { storage } = form;
+  if (hasFused("TonearmLinearWeight")) return nativeWeight(form, parts);
   if (storage !== "exact" && storage !== "f32") {
     throw new UsageError({
       asked: `weights stored as ${storage}`,
@@ -125,14 +165,14 @@ function hostWeight(storage: WeightStorage, parts: readonly HostMatrix[]): tf.Te
 }
 
 /** A weight from files, for the backend that {@link readsFiles}. */
-function fileWeight(storage: WeightStorage, parts: readonly FileMatrix[]): tf.Tensor2D {
+function fileWeight({ storage, precision }: LinearForm, parts: readonly FileMatrix[]): tf.Tensor2D {
   const inputs = parts[0]?.columns ?? 0;
   const what = `${parts.map(({ name }) => `"${name}"`).join(", ")} of ${parts[0]?.path}`;
   const plain = parts.flatMap(({ place, rows }) =>
     "dtype" in place ? [place.fileDescriptor, place.start, rows, PLAIN_DTYPES.indexOf(place.dtype)] : [],
   );
   if (plain.length === 4 * parts.length) {
-    return runFused("TonearmFileWeight", {}, { what, inputs, storage, plain }) as tf.Tensor2D; // [in, Σ outᵢ]
+    return runFused("TonearmFileWeight", {}, { what, inputs, storage, precision, plain }) as tf.Tensor2D; // [in, Σ outᵢ]
   }
   const packed = parts.flatMap(({ place, rows }) => {
     if ("dtype" in place) return [];
@@ -155,19 +195,19 @@ function fileWeight(storage: WeightStorage, parts: readonly FileMatrix[]): tf.Te
       todo: "Leave the storage at its default, or load the checkpoint that was packed",
     });
   }
-  return runFused("TonearmFileWeight", {}, { what, inputs, storage: stored, packed }) as tf.Tensor2D; // [in, Σ outᵢ]
+  return runFused("TonearmFileWeight", {}, { what, inputs, storage: stored, precision, packed }) as tf.Tensor2D; // [in, Σ outᵢ]
 }
 
 /** By their codes in the native backend. */
 const PLAIN_DTYPES = ["F32", "F16", "BF16"] as const;
 
-function nativeWeight(storage: WeightStorage, parts: readonly HostMatrix[]): tf.Tensor2D {
+function nativeWeight(form: LinearForm, parts: readonly HostMatrix[]): tf.Tensor2D {
   return tf.tidy(() => {
     const matrices = parts.map(({ values, rows, columns }, index): [string, tf.Tensor] => [
       `part${index}`,
       tf.tensor2d(values, [rows, columns]),
     ]);
-    return runFused("TonearmLinearWeight", Object.fromEntries<tf.Tensor>(matrices), { storage }) as tf.Tensor2D; // [in, Σ outᵢ]
+    return runFused("TonearmLinearWeight", Object.fromEntries<tf.Tensor>(matrices), { ...form }) as tf.Tensor2D; // [in, Σ outᵢ]
   });
 }
 

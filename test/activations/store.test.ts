@@ -20,6 +20,7 @@ const IDS = ["a", "b", "c", "d", "e"];
 function settings(changes: Partial<CaptureSettings> = {}): CaptureSettings {
   return {
     model: "model-1",
+    numerics: { weights: "exact", cache: "f32", compute: "f32" },
     mode: "forced",
     rows: "cond",
     sites: SITES.map(({ site }) => site),

@@ -3,6 +3,9 @@
 // rows, and a micro-kernel keeps a kMr × kNr tile of C in registers.
 //
 // Each element of C is summed over k in order, in blocks of kKc, whatever the split into tiles.
+//
+// Of Precision::bf16 the packed values are rounded to bfloat16. Where the instruction set multiplies those, they then lie
+// in pairs, in half of the space; elsewhere they stay float32, and their products are the same, as they are exact.
 #pragma once
 
 #include "linear.h"
@@ -30,20 +33,57 @@ constexpr Index kNc = 512;  // a multiple of every kNr
 constexpr Index kGemmScratch = kMc * kKc + kNc * kKc;
 static_assert(kMc % kMr == 0 && kNc % kNr == 0);
 
+/// What a step of the micro-kernel multiplies.
+struct Singles {
+  using Vector = Floats;
+  static constexpr Index kDepth = 1;
+  static Vector load(const float* p) { return TONEARM_ISA::load(p); }
+  static Vector splat(float x) { return TONEARM_ISA::splat(x); }
+  /// Rounds a packed strip[depth][width].
+  static void round(float*, Index, Index) {}
+};
+
+#if defined(TONEARM_SIMD_BF16)
+struct Bfloats {
+  using Vector = BfloatPairs;
+  static constexpr Index kDepth = 2;
+  static Vector load(const float* p) { return loadPairs(p); }
+  static Vector splat(float x) { return splatPair(x); }
+  /// To strip[(depth + 1) / 2][width] of pairs, in place: a pair never lies behind what it is made of.
+  static void round(float* strip, Index width, Index depth) {
+    for (Index p = 0; p < depth; p += 2)
+      for (Index j = 0; j < width; j += kLanes) {
+        const Floats first = loadUpTo(strip + p * width + j, width - j);
+        const Floats second = p + 1 < depth ? loadUpTo(strip + (p + 1) * width + j, width - j) : zeros();
+        storeUpTo(strip + p / 2 * width + j, width - j, toPairs(first, second));
+      }
+  }
+};
+#else
+struct Bfloats : Singles {
+  static void round(float* strip, Index width, Index depth) {
+    const Index count = width * depth;
+    for (Index i = 0; i < count; i += kLanes)
+      storeUpTo(strip + i, count - i, roundToBfloat(loadUpTo(strip + i, count - i)));
+  }
+};
+#endif
+
 /// tile[kMr][kNr] of A-strip · B-strip; added to c, or written there.
+template <class Factors>
 inline void microKernel(const float* a, const float* b, Index depth, float* c, Index cRow, bool accumulate) {
   Floats sums[kMr][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kMr; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sums[i][j] = zeros();
-  for (Index k = 0; k < depth; ++k) {
-    Floats columns[kVectors];
+  for (Index k = 0; k < depth; k += Factors::kDepth) {
+    typename Factors::Vector columns[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) columns[j] = load(b + j * kLanes);
+    for (int j = 0; j < kVectors; ++j) columns[j] = Factors::load(b + j * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kMr; ++i) {
-      const Floats value = splat(a[i]);
+      const typename Factors::Vector value = Factors::splat(a[i]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) sums[i][j] = mulAdd(value, columns[j], sums[i][j]);
     }
@@ -60,6 +100,7 @@ inline void microKernel(const float* a, const float* b, Index depth, float* c, I
 }
 
 /// Packs rows [row, row + count) and depth [k, k + depth) of A into strips: packed[strip][depth][kMr], zero-filled.
+template <class Factors>
 inline void packA(const GemmJob& job, Index row, Index count, Index k, Index depth, float* packed) {
   for (Index first = 0; first < count; first += kMr) {
     const Index rows = count - first < kMr ? count - first : kMr;
@@ -74,6 +115,7 @@ inline void packA(const GemmJob& job, Index row, Index count, Index k, Index dep
       for (Index i = 0; i < rows; ++i)
         for (Index p = 0; p < depth; ++p) packed[p * kMr + i] = source[i * job.aRow + p * job.aColumn];
     }
+    Factors::round(packed, kMr, depth);
     packed += kMr * depth;
   }
 }
@@ -147,6 +189,7 @@ inline void packStripWeights(const WeightView& w, Index column, Index columns, I
 }
 
 /// Packs columns [column, column + count) and depth [k, k + depth) of B into strips: packed[strip][depth][kNr], zero-filled.
+template <class Factors>
 inline void packB(const GemmJob& job, Index column, Index count, Index k, Index depth, float* packed) {
   for (Index first = 0; first < count; first += kNr) {
     const Index columns = count - first < kNr ? count - first : kNr;
@@ -164,15 +207,17 @@ inline void packB(const GemmJob& job, Index column, Index count, Index k, Index 
             packed[p * kNr + j] = j < columns ? source[p * job.bRow + j * job.bColumn] : 0.0F;
       }
     }
+    Factors::round(packed, kNr, depth);
     packed += kNr * depth;
   }
 }
 
 /// The tile at c, of which only rows × columns exist.
+template <class Factors>
 inline void edgeKernel(const float* a, const float* b, Index depth, float* c, Index cRow, Index rows, Index columns,
                        bool accumulate) {
   alignas(64) float tile[kMr * kNr];
-  microKernel(a, b, depth, tile, kNr, false);
+  microKernel<Factors>(a, b, depth, tile, kNr, false);
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < columns; ++j) {
       const float value = tile[i * kNr + j];
@@ -180,7 +225,8 @@ inline void edgeKernel(const float* a, const float* b, Index depth, float* c, In
     }
 }
 
-void gemm(const GemmJob& job, Index rowBegin, Index rowEnd, Index columnBegin, Index columnEnd, float* scratch) {
+template <class Factors>
+void multiplyTiles(const GemmJob& job, Index rowBegin, Index rowEnd, Index columnBegin, Index columnEnd, float* scratch) {
   float* packedA = scratch;
   float* packedB = scratch + kMc * kKc;
   for (Index jc = columnBegin; jc < columnEnd; jc += kNc) {
@@ -188,20 +234,20 @@ void gemm(const GemmJob& job, Index rowBegin, Index rowEnd, Index columnBegin, I
     for (Index pc = 0; pc < job.k; pc += kKc) {
       const Index depth = job.k - pc < kKc ? job.k - pc : kKc;
       const bool accumulate = job.accumulate || pc > 0;
-      packB(job, jc, columns, pc, depth, packedB);
+      packB<Factors>(job, jc, columns, pc, depth, packedB);
       for (Index ic = rowBegin; ic < rowEnd; ic += kMc) {
         const Index rows = rowEnd - ic < kMc ? rowEnd - ic : kMc;
-        packA(job, ic, rows, pc, depth, packedA);
+        packA<Factors>(job, ic, rows, pc, depth, packedA);
         for (Index jr = 0; jr < columns; jr += kNr) {
           const float* b = packedB + jr * depth;
           for (Index ir = 0; ir < rows; ir += kMr) {
             const float* a = packedA + ir * depth;
             float* c = job.c + (ic + ir) * job.cRow + jc + jr;
             if (rows - ir >= kMr && columns - jr >= kNr) {
-              microKernel(a, b, depth, c, job.cRow, accumulate);
+              microKernel<Factors>(a, b, depth, c, job.cRow, accumulate);
             } else {
-              edgeKernel(a, b, depth, c, job.cRow, rows - ir < kMr ? rows - ir : kMr,
-                         columns - jr < kNr ? columns - jr : kNr, accumulate);
+              edgeKernel<Factors>(a, b, depth, c, job.cRow, rows - ir < kMr ? rows - ir : kMr,
+                                  columns - jr < kNr ? columns - jr : kNr, accumulate);
             }
           }
         }
@@ -214,6 +260,14 @@ void gemm(const GemmJob& job, Index rowBegin, Index rowEnd, Index columnBegin, I
       finishOutputs(job.c + offset, job.bias == nullptr ? nullptr : job.bias + jc,
                     job.residual == nullptr ? nullptr : job.residual + offset, job.activation, columns);
     }
+  }
+}
+
+void gemm(const GemmJob& job, Index rowBegin, Index rowEnd, Index columnBegin, Index columnEnd, float* scratch) {
+  if (job.precision == Precision::bf16) {
+    multiplyTiles<Bfloats>(job, rowBegin, rowEnd, columnBegin, columnEnd, scratch);
+  } else {
+    multiplyTiles<Singles>(job, rowBegin, rowEnd, columnBegin, columnEnd, scratch);
   }
 }
 

@@ -6,7 +6,12 @@
 // made with AVX instructions might be the one that a plain processor ends up calling.
 #pragma once
 
-#if defined(TONEARM_FOR_AVX512VNNI)
+#if defined(TONEARM_FOR_AVX512BF16)
+#define TONEARM_ISA avx512bf16
+#define TONEARM_SIMD_AVX512 1
+#define TONEARM_SIMD_VNNI 1
+#define TONEARM_SIMD_BF16 1
+#elif defined(TONEARM_FOR_AVX512VNNI)
 #define TONEARM_ISA avx512vnni
 #define TONEARM_SIMD_AVX512 1
 #define TONEARM_SIMD_VNNI 1
@@ -16,6 +21,10 @@
 #elif defined(TONEARM_FOR_AVX2)
 #define TONEARM_ISA avx2
 #define TONEARM_SIMD_AVX2 1
+#elif defined(TONEARM_FOR_NEONBF16)
+#define TONEARM_ISA neonbf16
+#define TONEARM_SIMD_NEON 1
+#define TONEARM_SIMD_BF16 1
 #elif defined(TONEARM_FOR_NEON)
 #define TONEARM_ISA neon
 #define TONEARM_SIMD_NEON 1

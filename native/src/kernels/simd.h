@@ -3,6 +3,9 @@
 //
 // Conventions: `load…`/`store…` need no alignment. `…First(p, n, …)` touches only the first n < kLanes elements and reads
 // the others as zero. `mulAdd(a, b, c)` is a·b + c, fused where the instruction set can.
+//
+// Sets that multiply bfloat16 (TONEARM_SIMD_BF16) do so in pairs: the place of one float holds two, which `toPairs` rounds,
+// and `mulAdd` of pairs adds both products. All others have `roundToBfloat`: the nearest bfloat16 as a float32, ties to even.
 #pragma once
 
 #include <cstdint>
@@ -70,6 +73,28 @@ inline Floats powerOfTwo(Floats n) {
   const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23))};
 }
+#if defined(TONEARM_SIMD_BF16)
+struct BfloatPairs {
+  __m512bh v;
+};
+inline BfloatPairs loadPairs(const float* p) { return {__builtin_bit_cast(__m512bh, _mm512_loadu_ps(p))}; }
+inline BfloatPairs splatPair(float x) { return {__builtin_bit_cast(__m512bh, _mm512_set1_ps(x))}; }
+inline Floats toPairs(Floats first, Floats second) {
+  const auto low = __builtin_bit_cast(__m256i, _mm512_cvtneps_pbh(first.v));
+  const auto high = __builtin_bit_cast(__m256i, _mm512_cvtneps_pbh(second.v));
+  const __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+  return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_cvtepu16_epi32(low), upper))};
+}
+inline Floats mulAdd(BfloatPairs a, BfloatPairs b, Floats c) { return {_mm512_dpbf16_ps(c.v, a.v, b.v)}; }
+#else
+inline Floats roundToBfloat(Floats a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const Floats kept = {_mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(-0x10000)))};
+  return select(unordered(a, a), a, kept);
+}
+#endif
 inline float sum(Floats a) { return _mm512_reduce_add_ps(a.v); }
 inline float maximum(Floats a) { return _mm512_reduce_max_ps(a.v); }
 inline float minimum(Floats a) { return _mm512_reduce_min_ps(a.v); }
@@ -147,6 +172,13 @@ inline Floats select(Mask m, Floats yes, Floats no) { return {_mm256_blendv_ps(n
 inline Floats powerOfTwo(Floats n) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23))};
+}
+inline Floats roundToBfloat(Floats a) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const Floats kept = {_mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(-0x10000)))};
+  return select(unordered(a, a), a, kept);
 }
 inline float sum(Floats a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
@@ -236,6 +268,27 @@ inline Floats powerOfTwo(Floats n) {
   const int32x4_t exponent = vaddq_s32(vcvtnq_s32_f32(n.v), vdupq_n_s32(127));
   return {vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23))};
 }
+#if defined(TONEARM_SIMD_BF16)
+struct BfloatPairs {
+  bfloat16x8_t v;
+};
+inline BfloatPairs loadPairs(const float* p) { return {vreinterpretq_bf16_f32(vld1q_f32(p))}; }
+inline BfloatPairs splatPair(float x) { return {vreinterpretq_bf16_f32(vdupq_n_f32(x))}; }
+inline Floats toPairs(Floats first, Floats second) {
+  const uint32x4_t low = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(first.v)));
+  const uint32x4_t high = vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32(second.v)));
+  return {vreinterpretq_f32_u32(vorrq_u32(low, vshlq_n_u32(high, 16)))};
+}
+inline Floats mulAdd(BfloatPairs a, BfloatPairs b, Floats c) { return {vbfdotq_f32(c.v, a.v, b.v)}; }
+#else
+inline Floats roundToBfloat(Floats a) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(a.v);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+  const Floats kept = {vreinterpretq_f32_u32(vandq_u32(rounded, vdupq_n_u32(0xffff0000U)))};
+  return select(unordered(a, a), a, kept);
+}
+#endif
 inline float sum(Floats a) { return vaddvq_f32(a.v); }
 inline float maximum(Floats a) { return vmaxvq_f32(a.v); }
 inline float minimum(Floats a) { return vminvq_f32(a.v); }
@@ -347,6 +400,9 @@ inline Floats powerOfTwo(Floats n) {
   return lanewise([&](int i) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<std::int32_t>(n.v[i]) + 127) << 23);
   });
+}
+inline Floats roundToBfloat(Floats a) {
+  return lanewise([&](int i) { return tonearm::roundToBfloat(a.v[i]); });
 }
 inline float sum(Floats a) {
   return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));

@@ -52,6 +52,7 @@ export const ACTIVATION = { none: 0, gelu: 1, relu: 2 } as const;
 /** As in native/src/steer.h. */
 export const STEER = { convex: 0, add: 1, clamp: 2, replace: 3 } as const;
 export const STORAGE = { f32: 0, f16: 1, int8: 2, int4: 3 } as const;
+export const PRECISION = { f32: 0, bf16: 1 } as const;
 
 /** Codes of errors about weight files. */
 export const FAILURES = ["FILE_SHRANK", "FILE_UNREADABLE", "NOT_FINITE", "CHECKSUM", "NO_MEMORY"] as const;
@@ -95,6 +96,7 @@ export interface Addon {
     bias: Float32Array | null,
     residual: Float32Array | null,
     activation: number,
+    precision: number,
     y: Float32Array,
   ): void;
   lstm(
@@ -198,12 +200,13 @@ export interface Addon {
 
 /**
  * Loads the compiled kernels. The environment may choose how they run: `TONEARM_CPU` names a kernel set, `TONEARM_THREADS`
- * a number of threads, `TONEARM_NATIVE_BUILD=sanitize` the build with sanitizers.
+ * a number of threads, `TONEARM_NATIVE_BUILD` the build for a test that native/install.mjs makes: `sanitize` or `emulate`.
  *
  * @throws {Error} that says why they can't be used here.
  */
 export function loadAddon(): Addon {
-  const name = process.env["TONEARM_NATIVE_BUILD"] === "sanitize" ? "tonearm-sanitize" : "tonearm";
+  const build = process.env["TONEARM_NATIVE_BUILD"];
+  const name = build ? `tonearm-${build}` : "tonearm";
   const file = fileURLToPath(new URL(`../../../native/build/${name}.node`, import.meta.url));
   if (!existsSync(file)) {
     throw new Error("it was not built when installing (no C++20 compiler?): `npm run build:native` builds it");

@@ -123,17 +123,21 @@ export class NativeBackend extends MathBackendCPU {
     return entry instanceof GrowingData ? entry : undefined;
   }
 
-  /** A weight [in, out] made of checkpoint matrices [outᵢ, in], joined along their outputs; `storage` as for the addon. */
-  linearWeight(parts: readonly Float32Array[], inputs: number, storage: number): tf.TensorInfo {
+  /**
+   * A weight [in, out] made of checkpoint matrices [outᵢ, in], joined along their outputs; `storage` and `precision` as for
+   * the addon.
+   */
+  linearWeight(parts: readonly Float32Array[], inputs: number, storage: number, precision: number): tf.TensorInfo {
     const outputs = parts.reduce((sum, part) => sum + part.length / inputs, 0);
-    return this.registerWeight(this.addon.makeWeight(parts, inputs, storage), inputs, outputs, "weights in memory");
+    const handle = this.addon.makeWeight(parts, inputs, storage);
+    return this.registerWeight(handle, { inputs, outputs, precision, what: "weights in memory" });
   }
 
-  /** A tensor [in, out] of a weight that the addon made. `what` names it in errors. */
-  registerWeight(handle: WeightHandle, inputs: number, outputs: number, what: string): tf.TensorInfo {
+  /** A tensor [in, out] of a weight that the addon made. */
+  registerWeight(handle: WeightHandle, traits: ConstructorParameters<typeof WeightData>[2]): tf.TensorInfo {
     const dataId = newDataId();
-    this.data.set(dataId, new WeightData(this.addon, handle, { inputs, outputs, what }));
-    return { dataId, shape: [inputs, outputs], dtype: "float32" };
+    this.data.set(dataId, new WeightData(this.addon, handle, traits));
+    return { dataId, shape: [traits.inputs, traits.outputs], dtype: "float32" };
   }
 
   /** How a weight is stored, or undefined if the tensor is a plain one. */

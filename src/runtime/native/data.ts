@@ -17,18 +17,20 @@ export class WeightData {
   readonly handle: WeightHandle;
   readonly inputs: number;
   readonly outputs: number;
+  readonly precision: number; // code of what products with it are rounded to
   readonly what: string; // for errors
   readonly #addon: Addon;
 
   constructor(
     addon: Addon,
     handle: WeightHandle,
-    { inputs, outputs, what }: { readonly inputs: number; readonly outputs: number; readonly what: string },
+    { inputs, outputs, precision, what }: Pick<WeightData, "inputs" | "outputs" | "precision" | "what">,
   ) {
     this.#addon = addon;
     this.handle = handle;
     this.inputs = inputs;
     this.outputs = outputs;
+    this.precision = precision;
     this.what = what;
   }
 

@@ -33,7 +33,7 @@ async function overCache(storage: CacheStorage): Promise<Logits> {
   await useBackend("native");
   const config = await readMusicGenConfig(MONO);
   const checkpoint = await openCheckpoint(MONO);
-  const networks = new Networks(checkpoint, config, "together", "f32", storage);
+  const networks = new Networks(checkpoint, config, "together", { storage: "f32", cacheStorage: storage });
   await checkpoint.close();
   const decoder = await networks.decoder();
   const { codebooks, codebookSize } = config.decoder;

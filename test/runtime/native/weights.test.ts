@@ -1,9 +1,18 @@
 import * as tf from "@tensorflow/tfjs-core";
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 
 import { UsageError } from "../../../src/errors.js";
 import { useBackend } from "../../../src/runtime/backend.js";
-import { linear, linearWeight, storedLinearWeight, type HostMatrix } from "../../../src/runtime/linear.js";
+import {
+  linear,
+  linearWeight,
+  linearWeightAs,
+  MANY_ROWS,
+  requirePrecision,
+  type HostMatrix,
+  type Precision,
+  type WeightStorage,
+} from "../../../src/runtime/linear.js";
 import type { NativeBackend } from "../../../src/runtime/native/backend.js";
 import { describeNative, describeOnEachKernelSet, native, numbers } from "./support.js";
 
@@ -42,6 +51,10 @@ function product(x: Float32Array, weight: ArrayLike<number>, inputs: number, out
   return y;
 }
 
+function stored(storage: WeightStorage, ...parts: readonly HostMatrix[]): tf.Tensor2D {
+  return linearWeightAs({ storage, precision: "f32" }, ...parts);
+}
+
 async function values(tensor: tf.Tensor): Promise<Float32Array> {
   const data = await tensor.data<"float32">();
   tensor.dispose();
@@ -76,7 +89,7 @@ describeNative("how a weight is stored", () => {
   it("rounds int8 to half a step of its output's scale", async () => {
     await useBackend("native");
     const source = matrix(2, 30, 70);
-    const weight = storedLinearWeight("int8", source);
+    const weight = stored("int8", source);
     const expected = transposed(source);
     const actual = await values(weight);
     for (let out = 0; out < 30; out++) {
@@ -91,7 +104,7 @@ describeNative("how a weight is stored", () => {
   it("keeps the error of int4 near that of ideal rounding", async () => {
     await useBackend("native");
     const source = matrix(3, 64, 512);
-    const actual = await values(storedLinearWeight("int4", source));
+    const actual = await values(stored("int4", source));
     const expected = transposed(source);
     const error =
       actual.reduce((sum, value, index) => sum + (value - (expected[index] ?? NaN)) ** 2, 0) / actual.length;
@@ -102,7 +115,7 @@ describeNative("how a weight is stored", () => {
   it("keeps zeros, and groups of zeros, exactly", async () => {
     await useBackend("native");
     for (const storage of ["exact", "f16", "int8", "int4"] as const) {
-      const weight = storedLinearWeight(storage, { values: new Float32Array(3 * 70), rows: 3, columns: 70 });
+      const weight = stored(storage, { values: new Float32Array(3 * 70), rows: 3, columns: 70 });
       expect(await values(weight)).toEqual(new Float32Array(3 * 70));
     }
   });
@@ -134,8 +147,8 @@ describeNative("how a weight is stored", () => {
 
   it("is refused on other backends, unless it is exact", async () => {
     await useBackend("cpu");
-    expect(() => storedLinearWeight("int8", matrix(7, 2, 2))).toThrow(UsageError);
-    storedLinearWeight("f32", matrix(7, 2, 2)).dispose();
+    expect(() => stored("int8", matrix(7, 2, 2))).toThrow(UsageError);
+    stored("f32", matrix(7, 2, 2)).dispose();
   });
 });
 
@@ -147,13 +160,13 @@ describeOnEachKernelSet("a linear layer equals the product with the weight's own
   it.each(["f32", "f16", "int8", "int4"] as const)("stored as %s, for few rows and for many", async (storage) => {
     await prepare(backend);
     for (const [outputs, inputs] of SHAPES) {
-      const weight = storedLinearWeight(storage, matrix(outputs, outputs, inputs));
+      const weight = stored(storage, matrix(outputs, outputs, inputs));
       const bias = tf.tensor1d(numbers(9)(outputs));
-      const stored = await weight.data();
+      const own = await weight.data();
       for (const rows of ROWS) {
         const x = numbers(rows)(rows * inputs);
         const y = await values(tf.tidy(() => linear(tf.tensor2d(x, [rows, inputs]), { weight, bias })));
-        const expected = product(x, stored, inputs, outputs).map(
+        const expected = product(x, own, inputs, outputs).map(
           (sum, index) => sum + (numbers(9)(outputs)[index % outputs] ?? 0),
         );
         // Integer weights meet activations of 16 bits: half a step each, which add up like a random walk.
@@ -171,7 +184,7 @@ describeOnEachKernelSet("a linear layer equals the product with the weight's own
     async (storage) => {
       await prepare(backend);
       const [outputs, inputs] = [70, 300];
-      const weight = storedLinearWeight(storage, matrix(1, outputs, inputs));
+      const weight = stored(storage, matrix(1, outputs, inputs));
       const x = numbers(2)(23 * inputs);
       const run = (rows: number) =>
         values(tf.tidy(() => linear(tf.tensor2d(x.slice(0, rows * inputs), [rows, inputs]), { weight })));
@@ -184,7 +197,7 @@ describeOnEachKernelSet("a linear layer equals the product with the weight's own
   it("reaches float32's range and NaN without surprises", async () => {
     await prepare(backend);
     for (const storage of ["f32", "f16"] as const) {
-      const weight = storedLinearWeight(storage, { values: Float32Array.of(1, 0, 0, 1), rows: 2, columns: 2 });
+      const weight = stored(storage, { values: Float32Array.of(1, 0, 0, 1), rows: 2, columns: 2 });
       const y = await values(tf.tidy(() => linear(tf.tensor2d([[NaN, 3e38]]), { weight })));
       expect(y[0]).toBeNaN();
       weight.dispose();
@@ -196,3 +209,73 @@ async function prepare(backend: () => NativeBackend): Promise<void> {
   await useBackend("native");
   backend();
 }
+
+/** The nearest bfloat16, ties to even. */
+function nearestBfloat(value: number): number {
+  const bits = new Uint32Array(Float32Array.of(value).buffer)[0] ?? 0;
+  const rounded = bits + 0x7fff + ((bits >>> 16) & 1);
+  return new Float32Array(Uint32Array.of(rounded & 0xffff0000).buffer)[0] ?? NaN;
+}
+
+describeOnEachKernelSet("a product in bfloat16", (backend) => {
+  it.each(SHAPES)("of many rows is that of rounded factors: %i outputs, %i inputs", async (outputs, inputs) => {
+    await prepare(backend);
+    for (const storage of ["f32", "f16", "int8"] as const) {
+      const weight = linearWeightAs({ storage, precision: "bf16" }, matrix(outputs, outputs, inputs));
+      const roundedWeight = Float32Array.from((await weight.data<"float32">()).map(nearestBfloat));
+      for (const rows of [MANY_ROWS, 50]) {
+        const x = numbers(rows)(rows * inputs);
+        const expected = product(x.map(nearestBfloat), roundedWeight, inputs, outputs);
+        const actual = tf.tidy(() => linear(tf.tensor2d(x, [rows, inputs]), { weight }));
+        expect(await values(actual)).toBeAllClose(expected, { within: 1e-5 * Math.sqrt(inputs) });
+      }
+      weight.dispose();
+    }
+  });
+
+  it("of few rows is that of float32, to the last bit", async () => {
+    await prepare(backend);
+    const [outputs, inputs, rows] = [40, 100, MANY_ROWS - 1];
+    const run = async (precision: Precision): Promise<Float32Array> => {
+      const weight = linearWeightAs({ storage: "f32", precision }, matrix(1, outputs, inputs));
+      const y = tf.tidy(() => linear(tf.tensor2d(numbers(2)(rows * inputs), [rows, inputs]), { weight }));
+      weight.dispose();
+      return values(y);
+    };
+    expect(await run("bf16")).toEqual(await run("f32"));
+  });
+
+  it("keeps NaN, infinities and signed zeros", async () => {
+    await prepare(backend);
+    const weight = linearWeightAs(
+      { storage: "f32", precision: "bf16" },
+      { values: Float32Array.of(1), rows: 1, columns: 1 },
+    );
+    const strange = [NaN, Infinity, -Infinity, 3.4e38, -0, 1.00390625, 1.01171875]; // the last two are ties
+    const x = Float32Array.from({ length: MANY_ROWS }, (_, row) => strange[row] ?? 1);
+    const y = await values(tf.tidy(() => linear(tf.tensor2d(x, [MANY_ROWS, 1]), { weight })));
+    expect([...y.subarray(0, strange.length)].map((value) => value + 0)).toEqual([
+      NaN,
+      Infinity,
+      -Infinity,
+      Infinity,
+      0,
+      1,
+      1.015625,
+    ]);
+    weight.dispose();
+  });
+});
+
+describe("a precision that can't be had", () => {
+  it("is refused on other backends, and by name where there is none such", async () => {
+    await useBackend("cpu");
+    expect(() => linearWeightAs({ storage: "exact", precision: "bf16" }, matrix(7, 2, 2))).toThrow(
+      /compute in bf16: the backend cpu, which computes in float32 only/,
+    );
+    const asked: string = "fp8";
+    expect(() => {
+      requirePrecision(asked as Precision);
+    }).toThrow(/compute in fp8: no precision of that name. Choose one of f32, bf16/);
+  });
+});

@@ -1,6 +1,6 @@
 import * as tf from "@tensorflow/tfjs-core";
 
-import { ACTIVATION, STORAGE } from "../addon.js";
+import { ACTIVATION, PRECISION, STORAGE } from "../addon.js";
 import type { NativeBackend } from "../backend.js";
 import type { WeightData } from "../data.js";
 import { weightFailure } from "../failures.js";
@@ -115,7 +115,8 @@ function linear(
   const y = backend.floatOutput(shape);
   const rows = tf.util.sizeFromShape(shape) / weight.outputs;
   weight.use(() => {
-    backend.addon.linear(weight.handle, backend.floats(x), rows, bias, residual, activation, y.values);
+    const { handle, precision } = weight;
+    backend.addon.linear(handle, backend.floats(x), rows, bias, residual, activation, precision, y.values);
   });
   return y.info;
 }
@@ -152,25 +153,27 @@ function tonearmLinear(call: KernelCall): tf.TensorInfo {
 }
 
 /**
- * A weight in native memory. Inputs: part0, part1, … [outᵢ, in] as checkpoints have them. Attribute: storage, a name of
- * {@link STORAGE} or "exact". Returns [in, Σ outᵢ].
+ * A weight in native memory. Inputs: part0, part1, … [outᵢ, in] as checkpoints have them. Attributes: storage, a name of
+ * {@link STORAGE} or "exact"; precision, a name of {@link PRECISION}. Returns [in, Σ outᵢ].
  */
 function linearWeight(call: KernelCall): tf.TensorInfo {
   const { backend } = call;
   const parts = call.list();
   const inputs = parts[0]?.shape[1] ?? 0;
   const values = parts.map((part) => backend.floats(part));
-  return backend.linearWeight(values, inputs, storageCode(call.text("storage")));
+  const [storage, precision] = [storageCode(call.text("storage")), precisionCode(call.text("precision"))];
+  return backend.linearWeight(values, inputs, storage, precision);
 }
 
 /**
- * The same from open files. No inputs. Attributes: what, for errors; inputs; storage; and a table of parts as the addon's
+ * The same from open files. No inputs. Attributes: what, for errors; inputs; storage; precision; and a table of parts as the addon's
  * makeFileWeight takes it, plain, or makePackedWeight, packed.
  */
 function fileWeight(call: KernelCall): tf.TensorInfo {
   const { backend } = call;
   const [what, inputs] = [call.text("what") ?? "a weight", call.number("inputs")];
   const code = storageCode(call.text("storage"));
+  const precision = precisionCode(call.text("precision"));
   const isPlain = call.attr("plain") !== undefined;
   const table = Float64Array.from(call.numbers(isPlain ? "plain" : "packed"));
   const outputs = table.reduce(
@@ -181,7 +184,7 @@ function fileWeight(call: KernelCall): tf.TensorInfo {
     const handle = isPlain
       ? backend.addon.makeFileWeight(table, inputs, code)
       : backend.addon.makePackedWeight(table, inputs, code);
-    return backend.registerWeight(handle, inputs, outputs, what);
+    return backend.registerWeight(handle, { inputs, outputs, precision, what });
   } catch (cause) {
     throw weightFailure(cause, `read ${what}`);
   }
@@ -194,6 +197,12 @@ function storageCode(name: string | undefined): number {
 }
 
 const STORAGE_CODES = new Map<string, number>(Object.entries(STORAGE));
+
+function precisionCode(name = "f32"): number {
+  const code = Object.entries(PRECISION).find(([known]) => known === name)?.[1];
+  if (code === undefined) throw new TypeError(`there is no precision "${name}"`);
+  return code;
+}
 
 function activationCode(name = "none"): number {
   const code = Object.entries(ACTIVATION).find(([known]) => known === name)?.[1];
