@@ -4,13 +4,14 @@ import { join } from "node:path";
 import { captureActivations } from "../activations/capture.js";
 import { openCapture } from "../activations/store.js";
 import type { MusicGen } from "../musicgen.js";
-import { fromCapture } from "../probes/capture.js";
+import { CLIP_COLUMN, fromCapture } from "../probes/capture.js";
+import { averageRows, type ActivationData, type Label } from "../probes/data.js";
 import { summarize, type ProbeSummary } from "../probes/summary.js";
 import { sweepProbes } from "../probes/sweep.js";
 import { readVectors, writeVectors, type SteeringVectors } from "../probes/vectors.js";
 import type { JudgeTask } from "./judge.js";
 import { probeReport } from "./report.js";
-import { codesOf, type ClassSources } from "./seed-sources.js";
+import { codesOf, WINDOW_SECONDS, type ClassSources } from "./seed-sources.js";
 import type { SeedSettings } from "./seed.js";
 import type { Stages } from "./stages.js";
 
@@ -28,25 +29,26 @@ export interface TaskProbes {
 }
 
 const SITES = ["blocks.*.hook_resid_post", "blocks.*.attn.hook_z"];
-const WINDOW_SECONDS = 2;
+const ROW_SECONDS = 2;
 
 /**
- * Runs the clips teacher-forced without any text, keeps the mean of each window of 2 s (of shorter clips: one mean) at every
- * residual stream and head, and fits probes; pieces are never on both sides of a split. Everything is kept in the folder.
+ * Runs the clips teacher-forced without any text and fits probes to what residual streams and heads held while there was sound: a
+ * mean of each 2 s over the windows in which there was, as instruments that fall silent between notes would otherwise be known by
+ * silence, and steered to it. Pieces are never on both sides of a split. Everything is kept in the folder.
  */
 export async function probeTask(
   model: MusicGen,
   stages: Stages,
   task: JudgeTask,
   classes: readonly ClassSources[],
-  { seed, sourceSeconds, penalties }: SeedSettings,
+  { seed, penalties }: SeedSettings,
 ): Promise<TaskProbes> {
   const capture = join(stages.folder, "activations", task);
   await stages.once(`activations/${task}`, async () => {
     const items = classes.flatMap(({ name, fit }) =>
       fit.map((clip) => ({ id: clip.id, codes: codesOf(clip), labels: { [task]: name, piece: clip.piece } })),
     );
-    const reduction = sourceSeconds >= 2 * WINDOW_SECONDS ? { window: WINDOW_SECONDS } : ("mean" as const);
+    const reduction = { window: WINDOW_SECONDS, hop: WINDOW_SECONDS };
     return captureActivations(model, { items, sites: SITES, rows: "null", reduction, output: capture });
   });
   const summaries: Partial<Record<Compared, ProbeSummary>> = {};
@@ -55,7 +57,7 @@ export async function probeTask(
   for (const estimator of COMPARED) {
     const file = join(stages.folder, "vectors", `${task}-${estimator}.safetensors`);
     summaries[estimator] = await stages.once(`probes/${task}-${estimator}`, async () => {
-      const data = fromCapture(await openCapture(capture));
+      const data = soundingMeans(fromCapture(await openCapture(capture)), classes);
       const sweep = await sweepProbes(data, {
         label: task,
         group: "piece",
@@ -76,6 +78,24 @@ export async function probeTask(
     summaries: { ridge, logistic, means },
     vectors: { ridge: first, logistic: second, means: third },
   };
+}
+
+/** One row for each 2 s of a clip: the mean of its windows that sound. Where none does there is no row. */
+function soundingMeans(data: ActivationData, classes: readonly ClassSources[]): ActivationData {
+  const clips = new Map(classes.flatMap(({ fit }) => fit.map(({ id, sounding }) => [id, sounding] as const)));
+  const perRow = Math.round(ROW_SECONDS / WINDOW_SECONDS);
+  const groups: number[][] = [];
+  let [clip, window, stretch]: [Label | undefined, number, number] = [undefined, 0, -1];
+  (data.columns.get(CLIP_COLUMN) ?? []).forEach((id, row) => {
+    if (id !== clip) [clip, window, stretch] = [id, 0, -1];
+    if (clips.get(String(id))?.[window] === true) {
+      if (Math.floor(window / perRow) !== stretch) groups.push([]);
+      stretch = Math.floor(window / perRow);
+      groups.at(-1)?.push(row);
+    }
+    window += 1;
+  });
+  return averageRows(data, groups);
 }
 
 /**

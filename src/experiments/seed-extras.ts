@@ -40,8 +40,8 @@ export async function fuseGenres(
   const random = randomized(vectors.means);
   const results: FusionResult[] = [];
   for (const pair of all.slice(0, settings.pairs)) {
-    const sites = sitesOf(choice.layers);
-    const strength = choice.strength / 2 / sites.length;
+    const sites = sitesOf(choice);
+    const strength = choice.strength / 2 / (typeof sites === "string" ? 1 : sites.length);
     const step = { sites, operator: "add", unit: "raw", strength, rows: choice.rows };
     const steps = [pair.from, pair.to].map((concept) => ({ ...step, concept }));
     const spec = parseSpec({ vectors: { vectors: "vectors.safetensors" }, segments: [{ steer: steps }] });
@@ -106,8 +106,8 @@ export async function measureOverhead(
     steer(model, transferSpec(pair.to, { sites, strength, rows }, 0), { vectors: vectors.means });
   const kinds: readonly (readonly [Overhead["steering"], Steering | undefined])[] = [
     ["none", undefined],
-    ["one layer", steering(sitesOf(layers.slice(0, 1)))],
-    ["all layers", steering(sitesOf(depth))],
+    ["one layer", steering(sitesOf({ at: "residual", layers: layers.slice(0, 1) }))],
+    ["all layers", steering(sitesOf({ at: "residual", layers: depth }))],
     ["all heads", steering(HEADS)],
   ];
   const { overhead } = await stages.once(`overhead-${task}`, async () => {

@@ -2,7 +2,7 @@ import type { Interval } from "../probes/metrics.js";
 import { isAbove, meanOf, shareOf, type Share } from "./intervals.js";
 import { showMean, showShare } from "./quality.js";
 import { bestUnits, COMPARED } from "./seed-directions.js";
-import type { Outcome } from "./seed-steering.js";
+import { placeName, type Outcome } from "./seed-steering.js";
 import { MELODY_KEPT, type SeedResult, type TaskResult } from "./seed.js";
 
 /** What the numbers of the experiment say. */
@@ -101,8 +101,8 @@ function steeringFindings(task: TaskResult): readonly string[] {
   const all = summarizeConditions(task);
   if (!choice || all.length === 0) return [];
   const named = (name: string): ConditionSummary | undefined => all.find(({ condition }) => condition === name);
-  const layers = choice.layers.length === 1 ? `layer ${String(choice.layers[0])}` : "all layers";
-  const lines = [`${task.task}: chosen on other clips: ${layers}, strength ${choice.strength}.`];
+  const place = placeName(choice).replace("-", " ").replace("layer all", "all layers");
+  const lines = [`${task.task}: chosen on other clips: ${place}, strength ${choice.strength}.`];
   for (const { condition, success, withMelody, content, divergence, faulty } of all) {
     lines.push(
       `${task.task}, ${condition}: ${showShare(success)}; with the melody kept ${showShare(withMelody)}; chroma ${showMean(content)}` +

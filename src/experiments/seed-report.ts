@@ -7,7 +7,7 @@ import type { Share } from "./intervals.js";
 import { showMean, showShare } from "./quality.js";
 import { COMPARED } from "./seed-directions.js";
 import { findings, summarizeConditions, summarizeOutcomes, type ConditionSummary } from "./seed-findings.js";
-import { pairName } from "./seed-steering.js";
+import { pairName, placeName } from "./seed-steering.js";
 import type { SeedResult, TaskResult } from "./seed.js";
 
 /** The experiment as files for people: results.json, table.csv and report.html, which has its plots and sounds inside. */
@@ -135,18 +135,18 @@ function probeTables({ task, probes }: TaskResult): readonly Table[] {
 }
 
 function candidateTable({ task, candidates, choice }: TaskResult): Table {
-  const places = [...new Set(candidates.map(({ layers }) => layers.join()))];
+  const places = [...new Set(candidates.map(placeName))];
   const strengths = [...new Set(candidates.map(({ strength }) => strength))];
-  const name = (place: string): string => (place.includes(",") ? "all" : place);
+  const name = (place: string): string => place.replace("layer-", "");
   return {
-    title: `${task}: share of clips turned, where layer and strength were chosen (${name(choice?.layers.join() ?? "")}, ${choice?.strength ?? ""})`,
+    title: `${task}: share of clips turned, where layer and strength were chosen (${choice ? name(placeName(choice)) : ""}, ${choice?.strength ?? ""})`,
     rowTitle: "strength",
     columnTitle: "layer",
     rows: strengths.map(String),
     columns: places.map(name),
     values: strengths.map((strength) =>
       places.map(
-        (place) => candidates.find((one) => one.layers.join() === place && one.strength === strength)?.success ?? NaN,
+        (place) => candidates.find((one) => placeName(one) === place && one.strength === strength)?.success ?? NaN,
       ),
     ),
   };

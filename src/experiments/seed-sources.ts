@@ -22,6 +22,7 @@ export interface SourceClip {
   readonly id: string;
   readonly name: string; // its class
   readonly piece: string; // what it plays: clips of one piece are on one side of every split
+  readonly sounding: readonly boolean[]; // for each window of WINDOW_SECONDS: whether there is anything to be heard
   readonly codes: { readonly values: readonly number[]; readonly codebooks: number; readonly frames: number };
 }
 
@@ -33,6 +34,11 @@ export interface ClassSources {
   readonly tried: number; // clips made or read
   readonly confirmed: number; // of them those that the judge hears as the class, without a fault
 }
+
+/** What a clip's sound and its activations are looked at by: shorter than a note, longer than a period of a low one. */
+export const WINDOW_SECONDS = 0.16;
+
+const AUDIBLE = 0.05; // of the loudest window: −26 dB
 
 const BATCH = 16;
 const ROUNDS = 4; // as many clips again as are wanted, before a class counts as one the model can't play
@@ -81,7 +87,7 @@ async function makeClass(
     for (const { item, audio, codes } of clips) {
       if (judge(audio)[task] !== name || faultsOf(audio, codes, model.config.codec.frameRate).length > 0) continue;
       const id = `${fileName(name)}-${batch}-${item}`;
-      kept.push({ clip: { id, name, piece: id, codes: plain(codes) }, audio });
+      kept.push({ clip: { id, name, piece: id, sounding: soundingWindows(audio), codes: plain(codes) }, audio });
     }
   }
   const test = kept.slice(0, settings.clips).slice(0, Math.floor(kept.length / 2));
@@ -118,8 +124,20 @@ async function sourceOf(
   name: string,
   { sourceSeconds }: SeedSettings,
 ): Promise<SourceClip> {
-  const codes = await model.encodeAudio(firstSeconds(await clip.read(), sourceSeconds));
-  return { id: fileName(clip.id), name, piece: clip.piece, codes: plain(codes) };
+  const audio = firstSeconds(await clip.read(), sourceSeconds);
+  const codes = await model.encodeAudio(audio);
+  return { id: fileName(clip.id), name, piece: clip.piece, sounding: soundingWindows(audio), codes: plain(codes) };
+}
+
+/** Which windows are at least −26 dB of the loudest: not those between a xylophone's notes. */
+export function soundingWindows({ sampleRate, channels: [samples = new Float32Array()] }: Audio): readonly boolean[] {
+  const size = Math.round(WINDOW_SECONDS * sampleRate);
+  const levels = Array.from({ length: Math.floor(samples.length / size) }, (_, window) => {
+    const squares = samples.subarray(window * size, (window + 1) * size).reduce((sum, value) => sum + value ** 2, 0);
+    return Math.sqrt(squares / size);
+  });
+  const loudest = Math.max(0, ...levels);
+  return levels.map((level) => loudest > 0 && level >= AUDIBLE * loudest);
 }
 
 /** Half of the pieces, always the same ones. */

@@ -60,9 +60,20 @@ export interface Outcome {
 /** Every head, before the output projection. */
 export const HEADS = "blocks.*.attn.hook_z";
 
-/** Residual streams behind the blocks. */
-export function sitesOf(layers: readonly number[]): readonly string[] {
-  return layers.map((layer) => `blocks.${layer}.hook_resid_post`);
+/** What is steered: residual streams behind some blocks, or every head. */
+export interface Place {
+  readonly at: "residual" | "heads";
+  readonly layers: readonly number[]; // of heads: all
+}
+
+export function sitesOf({ at, layers }: Place): string | readonly string[] {
+  return at === "heads" ? HEADS : layers.map((layer) => `blocks.${layer}.hook_resid_post`);
+}
+
+/** "layer-3", "layer-all", "heads" */
+export function placeName({ at, layers }: Place): string {
+  if (at === "heads") return "heads";
+  return `layer-${layers.length === 1 ? String(layers[0]) : "all"}`;
 }
 
 /** "acoustic guitar" → "violin": "acoustic-guitar-to-violin" */
@@ -195,8 +206,9 @@ export function transferSpec(
 }
 
 function optionsOf(settings: SeedSettings, text: string, promptAudio: readonly Audio[], seed: number) {
-  const { promptSeconds, seconds, guidance } = settings;
-  return { text, promptAudio, count: promptAudio.length, seconds: promptSeconds + seconds, seed, guidance };
+  const { promptSeconds, seconds, guidance, temperature } = settings;
+  const length = { count: promptAudio.length, seconds: promptSeconds + seconds };
+  return { text, promptAudio, ...length, seed, guidance, temperature };
 }
 
 /** What comes after the prompt. */

@@ -31,8 +31,10 @@ export async function exportVectors(
     const reached = [...new Set(task.pairs.map(({ pair }) => pair.to))].filter((to) => beatsRandom(task, choice, to));
     if (reached.length === 0) continue;
     const vectors = await readVectors(join(folder, "vectors", `${task.task}-means.safetensors`));
-    const wanted = sitesOf(choice.layers);
-    const sites = new Map([...vectors.sites].filter(([site]) => wanted.includes(site)));
+    const wanted = sitesOf(choice);
+    const isWanted = (site: string): boolean =>
+      choice.at === "heads" ? site.endsWith(".attn.hook_z") : wanted.includes(site);
+    const sites = new Map([...vectors.sites].filter(([site]) => isWanted(site)));
     const file = `${task.task}.safetensors`;
     await mkdir(directory, { recursive: true });
     await writeVectors(join(directory, file), { ...vectors, sites });

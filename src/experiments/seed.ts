@@ -9,14 +9,15 @@ import { COMPARED, fromOtherLayers, probeTask, type Compared, type TaskProbes } 
 import { fuseGenres, measureOverhead, type FusionResult, type Overhead } from "./seed-extras.js";
 import { collectSources, fileName, type ClassSources } from "./seed-sources.js";
 import {
-  HEADS,
   pairName,
+  placeName,
   preparePrompts,
   runCondition,
   sitesOf,
   type Condition,
   type Outcome,
   type Pair,
+  type Place,
   type Prompts,
   type Steered,
   type SteeringRuns,
@@ -41,6 +42,7 @@ export interface SeedSettings {
   readonly sourceSeconds: number; // of the clips that directions are fitted on
   readonly strengths: readonly number[];
   readonly guidance: number; // of continuations; 1 turns it off
+  readonly temperature: number; // of continuations
   readonly penalties: readonly number[]; // that logistic regression chooses from
   readonly seed: number;
 }
@@ -58,9 +60,8 @@ export interface SeedOptions extends SomeSettings {
   readonly onStage?: ((name: string, made: number) => void) | undefined;
 }
 
-/** Layers, strength and rows. */
-export interface Choice {
-  readonly layers: readonly number[];
+/** Place, strength and rows. */
+export interface Choice extends Place {
   readonly strength: number;
   readonly rows: RowChoice;
 }
@@ -68,6 +69,7 @@ export interface Choice {
 /** A candidate and how it did. */
 export interface Candidate extends Choice {
   readonly success: number; // share of continuations heard as wanted
+  readonly kept: number; // share of those heard as wanted with the melody kept
   readonly content: number; // mean chroma similarity to the one left alone
 }
 
@@ -88,7 +90,7 @@ export interface TaskResult {
   readonly probes: TaskProbes["summaries"] | null;
   readonly candidates: readonly Candidate[];
   readonly choice: Choice | null;
-  readonly headStrength: number | null;
+  readonly second: Choice | null; // the best one at the other place
   readonly pairs: readonly PairOutcomes[];
 }
 
@@ -113,6 +115,7 @@ const DEFAULTS: SeedSettings = {
   sourceSeconds: 8,
   strengths: [0.3, 0.6, 1, 1.5],
   guidance: 3,
+  temperature: 1,
   penalties: LOGISTIC_PENALTIES,
   seed: 0,
 };
@@ -155,6 +158,7 @@ export function seedSettings(options: SomeSettings & { readonly quick?: boolean 
     sourceSeconds: options.sourceSeconds ?? Math.max(base.sourceSeconds, options.promptSeconds ?? base.promptSeconds),
     strengths: options.strengths ?? base.strengths,
     guidance: options.guidance ?? base.guidance,
+    temperature: options.temperature ?? base.temperature,
     penalties: options.penalties ?? base.penalties,
     seed: options.seed ?? base.seed,
   };
@@ -208,15 +212,15 @@ export async function runSeedExperiment(
     };
     if (usable.length < 2) {
       notes.push(`${task}: nothing to tell apart, so there are no probes and no steering.`);
-      tasks.push({ ...summary, probes: null, candidates: [], choice: null, headStrength: null, pairs: [] });
+      tasks.push({ ...summary, probes: null, candidates: [], choice: null, second: null, pairs: [] });
       continue;
     }
     const probes = await probeTask(model, stages, task, usable, settings);
     const pairs = pairsOf(task, usable, settings.pairs);
     if (pairs.length === 0) notes.push(`${task}: no class has clips to continue from, so there is no steering.`);
-    const { candidates, choice, headStrength } = await choose(runs, task, probes, usable, pairs);
-    const found = await evaluate(runs, task, probes, usable, pairs, choice, headStrength);
-    tasks.push({ ...summary, probes: probes.summaries, candidates, choice, headStrength, pairs: found });
+    const { candidates, choice, second } = await choose(runs, task, probes, usable, pairs);
+    const found = await evaluate(runs, task, probes, usable, pairs, choice, second);
+    tasks.push({ ...summary, probes: probes.summaries, candidates, choice, second, pairs: found });
     if (task === "genre") fusion = await fuseGenres(runs, probes, usable, choice);
     overhead = await measureOverhead(runs, task, probes, pairs[0], choice);
   }
@@ -246,18 +250,19 @@ function pairsOf(task: JudgeTask, usable: readonly ClassSources[], count: number
 /** The estimator whose directions are evaluated first: what the literature finds to steer best. */
 const MAIN: Compared = "means";
 
-/** Tries layers, strengths and rows on clips that directions were fitted on. */
+/** Tries places and strengths on clips that directions were fitted on. */
 async function choose(
   runs: SteeringRuns,
   task: JudgeTask,
   { vectors }: TaskProbes,
   classes: readonly ClassSources[],
   pairs: readonly Pair[],
-): Promise<{ readonly candidates: readonly Candidate[]; readonly choice: Choice; readonly headStrength: number }> {
+): Promise<{ readonly candidates: readonly Candidate[]; readonly choice: Choice; readonly second: Choice }> {
   const { model, stages, settings } = runs;
   const depth = model.config.decoder.layers;
-  const single = Array.from({ length: depth }, (_, layer) => [layer]);
   const all = Array.from({ length: depth }, (_, layer) => layer);
+  const single = all.map((layer): Place => ({ at: "residual", layers: [layer] }));
+  const places: readonly Place[] = [...single, { at: "residual", layers: all }, { at: "heads", layers: all }];
   const prepared = new Map<Pair, Prompts>();
   const tryOut = async (name: string, how: Omit<Steered, "vectors">): Promise<Omit<Candidate, keyof Choice>> => {
     const outcomes: Outcome[] = [];
@@ -274,32 +279,30 @@ async function choose(
       outcomes.push(...found.map((outcome) => ({ ...outcome, target: outcome.heard === pair.to ? 1 : 0 })));
     }
     const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+    const turned = outcomes.map((one) => ({ ...one, target: one.faults.length === 0 ? one.target : 0 }));
     return {
-      success: mean(outcomes.map(({ target, faults }) => (faults.length === 0 ? target : 0))),
+      success: mean(turned.map(({ target }) => target)),
+      kept: mean(turned.map(({ target, content }) => ((content ?? 0) >= MELODY_KEPT ? target : 0))),
       content: mean(outcomes.map(({ content }) => content ?? 0)),
     };
   };
   const candidates: Candidate[] = [];
-  for (const layers of [...single, all]) {
+  for (const place of places) {
     for (const strength of settings.strengths) {
-      const name = `layer-${layers.length === 1 ? String(layers[0]) : "all"}-${strength}`;
-      const score = await tryOut(name, { sites: sitesOf(layers), strength, rows: "all" });
-      candidates.push({ layers, strength, rows: "all", ...score });
+      const score = await tryOut(`${placeName(place)}-${strength}`, { sites: sitesOf(place), strength, rows: "all" });
+      candidates.push({ ...place, strength, rows: "all", ...score });
     }
   }
-  const heads: (Omit<Candidate, keyof Choice> & { readonly strength: number })[] = [];
-  for (const strength of settings.strengths) {
-    heads.push({ strength, ...(await tryOut(`heads-${strength}`, { sites: HEADS, strength, rows: "all" })) });
-  }
-  return { candidates, choice: bestOf(candidates), headStrength: bestOf(heads).strength };
+  const choice = bestOf(candidates);
+  return { candidates, choice, second: bestOf(candidates.filter(({ at }) => at !== choice.at)) };
 }
 
-/** Most successes among those that keep the melody; where none does, the best of both together. */
-function bestOf<One extends Omit<Candidate, keyof Choice>>(candidates: readonly One[]): One {
-  const keeping = candidates.filter(({ content }) => content >= MELODY_KEPT);
-  const worth = ({ success, content }: One): number => (keeping.length > 0 ? success : success * content);
-  const pool = keeping.length > 0 ? keeping : candidates;
-  return pool.reduce((best, one) => (worth(one) > worth(best) ? one : best));
+/** The one that turns most clips with their melody kept; of several, that which is best in both together. */
+function bestOf(candidates: readonly Candidate[]): Choice {
+  const both = ({ success, content }: Candidate): number => success * content;
+  const isBetter = (a: Candidate, b: Candidate): boolean => (a.kept === b.kept ? both(a) > both(b) : a.kept > b.kept);
+  const { at, layers, strength, rows } = candidates.reduce((best, one) => (isBetter(one, best) ? one : best));
+  return { at, layers, strength, rows };
 }
 
 /** Every condition on clips that nothing was fitted or chosen on. */
@@ -310,11 +313,12 @@ async function evaluate(
   classes: readonly ClassSources[],
   pairs: readonly Pair[],
   choice: Choice,
-  headStrength: number,
+  second: Choice,
 ): Promise<readonly PairOutcomes[]> {
   const { stages, settings, model } = runs;
-  const sites = sitesOf(choice.layers);
-  const main = { vectors: vectors[MAIN], sites, strength: choice.strength, rows: choice.rows };
+  const main = { vectors: vectors[MAIN], sites: sitesOf(choice), strength: choice.strength, rows: choice.rows };
+  const other = { ...main, sites: sitesOf(second), strength: second.strength, rows: second.rows };
+  const otherName = second.at === "heads" ? "heads" : "residual stream";
   const steered = (name: string, steering: Steered): Condition => ({ name, asksFor: "nothing", steering });
   const conditions: readonly Condition[] = [
     { name: "left alone", asksFor: "nothing", steering: null },
@@ -329,7 +333,8 @@ async function evaluate(
     { name: "text of the change and steered", asksFor: "change", steering: main },
     steered("wrong layer", { ...main, vectors: fromOtherLayers(vectors[MAIN], model.config.decoder.layers) }),
     steered("conditional row only", { ...main, rows: "cond" }),
-    steered("heads", { ...main, sites: HEADS, strength: headStrength }),
+    steered(otherName, other),
+    steered(`${otherName}, random direction`, { ...other, random: true }),
     ...COMPARED.filter((name) => name !== MAIN).map((name) =>
       steered(`${name} direction`, { ...main, vectors: vectors[name] }),
     ),

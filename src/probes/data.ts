@@ -249,3 +249,29 @@ export function dataHash(data: ActivationData, target: Target, groups: Groups): 
   hash.update(JSON.stringify(groups.names)).update(groups.ofRow);
   return hash.digest("hex");
 }
+
+/**
+ * One row for each group of rows: their mean.
+ *
+ * @param groups indices of rows, none empty; the labels of a new row are those of its first one
+ */
+export function averageRows(data: ActivationData, groups: readonly (readonly number[])[]): ActivationData {
+  const average = (values: Float32Array): Float32Array => {
+    const width = values.length / data.rows;
+    const means = new Float32Array(groups.length * width);
+    groups.forEach((rows, group) => {
+      const sums = new Float64Array(width);
+      for (const row of rows)
+        for (let at = 0; at < width; at++) sums[at] = (sums[at] ?? 0) + (values[row * width + at] ?? NaN);
+      means.set(
+        sums.map((sum) => sum / rows.length),
+        group * width,
+      );
+    });
+    return means;
+  };
+  const first = groups.map(([row = NaN]) => row);
+  const columns = [...data.columns].map(([name, labels]) => [name, first.map((row) => labels[row] ?? null)] as const);
+  const sites = data.sites.map((features) => ({ ...features, read: async () => average(await features.read()) }));
+  return { ...data, rows: groups.length, sites, columns: new Map(columns) };
+}

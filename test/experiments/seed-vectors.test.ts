@@ -37,8 +37,8 @@ function resultOf(steered: number, random: number): SeedResult {
         classes: [],
         probes: null,
         candidates: [],
-        choice: { layers: [0], strength: 0.5, rows: "all" },
-        headStrength: 1,
+        choice: { at: "residual", layers: [0], strength: 0.5, rows: "all" },
+        second: null,
         pairs: [
           { pair: PAIR, condition: "steered 0.5", outcomes: outcomes(steered) },
           { pair: PAIR, condition: "random direction 0.5", outcomes: outcomes(random) },

@@ -58,6 +58,12 @@ describe("the experiment in miniature, on random weights with a judge that guess
     expect(steered?.outcomes[0]?.divergence).toBeGreaterThan(0);
     expect(stages.reused).toEqual([]);
     expect(stages.made).toContain("steering/instrument/piano-to-violin/wrong-layer");
+    for (const { choice, second, pairs } of result.tasks) {
+      expect(new Set([choice?.at, second?.at])).toEqual(new Set(["residual", "heads"]));
+      const other = second?.at === "heads" ? "heads" : "residual stream";
+      const names = pairs.map(({ condition }) => condition);
+      expect(names).toEqual(expect.arrayContaining([other, `${other}, random direction`, "random direction 0.5"]));
+    }
 
     const files = await writeSeedReport(folder, result);
     expect(files).toEqual(["results.json", "table.csv", "report.html"]);

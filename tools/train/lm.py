@@ -29,7 +29,7 @@ OWN_AFTER = 1000  # steps; before, what the model says is no use to it
 # Steps before batches that stutter. Text is learnt first, from pieces: in a run with 20 to 35 % of them and not half, the text
 # encoder had died away by step 2500, and no text was heard any more.
 STUTTER_AFTER = 2500
-STUTTERING = 0.35  # of the batches, from then on; of the others half are pieces, half whole clips
+STUTTERING = 0.5  # of the batches, from then on; of the others half are pieces, half whole clips
 
 
 def model_config(settings: Settings) -> MusicgenConfig:
@@ -258,6 +258,10 @@ def run(settings: Settings) -> None:
         losses = model(text, mask, codes, own)
         optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
+        if step > STUTTER_AFTER:
+            # What repeats tells by itself how it goes on: the text's share of the loss is then so small that updates of full size,
+            # as Muon makes them, wear the text encoder away.
+            model.text_encoder.zero_grad(set_to_none=True)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
