@@ -76,6 +76,11 @@ export function placeName({ at, layers }: Place): string {
   return `layer-${layers.length === 1 ? String(layers[0]) : "all"}`;
 }
 
+/** What the condition at the place that was not chosen is called. */
+export function secondName({ at }: Place): string {
+  return at === "heads" ? "heads" : "residual stream";
+}
+
 /** "acoustic guitar" → "violin": "acoustic-guitar-to-violin" */
 export function pairName({ from, to }: Pair): string {
   return `${fileName(from)}-to-${fileName(to)}`;

@@ -11,6 +11,7 @@ import { collectSources, fileName, type ClassSources } from "./seed-sources.js";
 import {
   pairName,
   placeName,
+  secondName,
   preparePrompts,
   runCondition,
   sitesOf,
@@ -318,7 +319,7 @@ async function evaluate(
   const { stages, settings, model } = runs;
   const main = { vectors: vectors[MAIN], sites: sitesOf(choice), strength: choice.strength, rows: choice.rows };
   const other = { ...main, sites: sitesOf(second), strength: second.strength, rows: second.rows };
-  const otherName = second.at === "heads" ? "heads" : "residual stream";
+  const otherName = secondName(second);
   const steered = (name: string, steering: Steered): Condition => ({ name, asksFor: "nothing", steering });
   const conditions: readonly Condition[] = [
     { name: "left alone", asksFor: "nothing", steering: null },

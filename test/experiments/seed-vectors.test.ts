@@ -77,6 +77,32 @@ describe("what is shipped of an experiment", () => {
     });
   });
 
+  it("are every head's directions where those beat random ones and the chosen layer's don't", async () => {
+    const folder = await temporaryDirectory();
+    await mkdir(join(folder, "vectors"));
+    const site = "blocks.0.attn.hook_z";
+    const vectors = randomVectors(bareModel("heads"), [site], ["piano", "violin"]);
+    await writeVectors(join(folder, "vectors", "instrument-means.safetensors"), vectors);
+    const [chosen, heads] = [resultOf(8, 5), resultOf(15, 2)];
+    const named = (heads.tasks[0]?.pairs ?? []).map((pair, index) => ({
+      ...pair,
+      condition: index === 0 ? "heads" : "heads, random direction",
+    }));
+    const tasks = chosen.tasks.map((task) => ({
+      ...task,
+      second: { at: "heads" as const, layers: [0], strength: 1, rows: "all" as const },
+      pairs: [...task.pairs, ...named],
+    }));
+    const target = join(folder, "shipped");
+    expect(await exportVectors({ ...chosen, tasks }, folder, target)).toEqual([
+      "instrument.safetensors",
+      "violin.json",
+    ]);
+    expect([...(await readVectors(join(target, "instrument.safetensors"))).sites.keys()]).toEqual([site]);
+    const { spec } = await readSteering(join(target, "violin.json"));
+    expect(spec.segments[0]?.steer[0]).toMatchObject({ sites: "blocks.*.attn.hook_z", strength: 1 });
+  });
+
   it("is nothing where the intervals overlap", async () => {
     const folder = await folderWithVectors();
     expect(await exportVectors(resultOf(8, 5), folder, join(folder, "shipped"))).toEqual([]);
