@@ -6,7 +6,7 @@ import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { parseArgs } from "node:util";
 
-import { faultsOf, NEUTRAL_TEXTS, textFor } from "../dist/experiments/concepts.js";
+import { CONCEPTS, faultsOf, NEUTRAL_TEXTS, textFor } from "../dist/experiments/concepts.js";
 import { shareOf } from "../dist/experiments/intervals.js";
 import { judgeAudio, loadJudge } from "../dist/experiments/judge.js";
 import { randomized } from "../dist/experiments/sweep.js";
@@ -47,7 +47,7 @@ const totals = {};
 for (const file of specs) {
   const { spec, vectors } = await readSteering(join(folder, file));
   const { concept, sites, strength } = spec.segments[0].steer[0];
-  const task = Object.values(vectors)[0].concepts.includes("piano") ? "instrument" : "genre";
+  const task = CONCEPTS.instrument.includes(concept) ? "instrument" : "genre";
   const random = Object.fromEntries(Object.entries(vectors).map(([name, own]) => [name, randomized(own)]));
   const neutral = NEUTRAL_TEXTS[task];
   const conditions = {

@@ -75,11 +75,7 @@ function seedCommand(): Command {
       parseNumbers("--strengths"),
     )
     .option("--guidance <g>", "of continuations; 1 turns it off (default: 3)", parseNumber("--guidance"))
-    .option(
-      "--temperature <t>",
-      "of continuations; below 1 they keep more of a melody (default: 1)",
-      parseNumber("--temperature"),
-    )
+    .option("--temperature <t>", "of continuations (default: 1)", parseNumber("--temperature"))
     .option(
       "--vectors <folder>",
       "write classes whose directions beat random ones there, as steering by name (MODEL/vectors)",

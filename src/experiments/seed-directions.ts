@@ -34,7 +34,7 @@ const ROW_SECONDS = 2;
 /**
  * Runs the clips teacher-forced without any text and fits probes to what residual streams and heads held while there was sound: a
  * mean of each 2 s over the windows in which there was, as instruments that fall silent between notes would otherwise be known by
- * silence, and steered to it. Pieces are never on both sides of a split. Everything is kept in the folder.
+ * silence. Pieces are never on both sides of a split. Everything is kept in the folder.
  */
 export async function probeTask(
   model: MusicGen,
