@@ -47,8 +47,8 @@ BAND_WORDS = ("music", "music", "a piece of music", "a band")
 LOOP_WORDS = ("loop", "riff", "over and over")
 
 
-def captions(labels: dict, rng: np.random.Generator, count: int = 6) -> list[str]:
-    """`count` captions, from the bare name of what is heard to a full description."""
+def captions(labels: dict, rng: np.random.Generator, count: int = 6, nameless: float = NAMELESS) -> list[str]:
+    """`count` captions, from the bare name of what is heard to a full description; the share `nameless` names no class."""
 
     def one(options):
         return str(options[int(rng.integers(len(options)))])
@@ -61,7 +61,7 @@ def captions(labels: dict, rng: np.random.Generator, count: int = 6) -> list[str
         mode = "minor" if labels["mode"] in ("minor", "dorian") else "major"
         key, bpm = f"in {labels['tonic']} {mode}", f"{labels['tempo']} bpm"
         register = {"low": "in a low register", "high": "in a high register", "middle": "in the middle register"}[labels["register"]]
-        if rng.random() < NAMELESS:
+        if rng.random() < nameless:
             base = one(SOLO_WORDS if labels["kind"].startswith("solo") else BAND_WORDS)
         elif labels["kind"] == "solo taken over":
             then = one(INSTRUMENT_WORDS[labels["then_instrument"]])

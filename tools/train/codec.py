@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 
@@ -102,12 +103,13 @@ def mel_filters(bands: int, size: int, sample_rate: int) -> Tensor:
 class SpectralLoss(nn.Module):
     """Distance of two waveforms [B, N] over four resolutions: log-mel frame by frame, its mean, deviation and unsteadiness over time in
     each band (frames alone are matched best by a blur, and a bowed tone must not flutter), the log spectrum of the bass by itself
-    (a lead alone has none, and coded noise there sounds like another instrument), linear magnitude and samples relative to the
-    wanted ones."""
+    (a lead alone has none, and coded noise there sounds like another instrument) and how it changes from frame to frame (a bass that
+    flutters where it should be held makes a string ensemble sound like a jazz band), linear magnitude and samples relative to the wanted ones."""
 
     scales = ((256, 32), (512, 64), (1024, 80), (2048, 128))
     floor = 1e-3
     bass, bass_floor = slice(1, 17), 3e-4  # up to 250 Hz at the longest window
+    low = 18  # bands up to some 450 Hz, at the longest window
 
     def __init__(self, sample_rate: int):
         super().__init__()
@@ -134,14 +136,15 @@ class SpectralLoss(nn.Module):
             moments = moments + (ours_log.std(-1) - target_log.std(-1)).abs().mean()
             moments = moments + (ours_log.diff(dim=-1).abs().mean(-1) - target_log.diff(dim=-1).abs().mean(-1)).abs().mean()
             linear = linear + (ours - target).abs().sum() / target.sum()
-        bass = ((ours[:, self.bass] + self.bass_floor).log() - (target[:, self.bass] + self.bass_floor).log()).abs().mean()
+        error = (ours[:, self.bass] + self.bass_floor).log() - (target[:, self.bass] + self.bass_floor).log()  # of the longest window
+        flutter = (ours_log[:, : self.low] - target_log[:, : self.low]).diff(dim=-1).abs().mean()
         wave = (made - wanted).abs().sum() / wanted.abs().sum().clamp(min=1e-6)
         count = len(self.scales)
-        return {"mel": log_mel / count, "moments": moments / count, "bass": bass, "linear": linear / count, "wave": wave}
+        return {"mel": log_mel / count, "moments": moments / count, "bass": error.abs().mean(), "flutter": flutter, "linear": linear / count, "wave": wave}
 
 
 def total_loss(parts: dict[str, Tensor]) -> Tensor:
-    return parts["mel"] + 0.5 * parts["moments"] + 0.15 * parts["bass"] + 0.3 * parts["linear"] + 0.1 * parts["wave"]
+    return parts["mel"] + 0.5 * parts["moments"] + 0.15 * parts["bass"] + 0.5 * parts["flutter"] + 0.3 * parts["linear"] + 0.1 * parts["wave"]
 
 
 def load_codec(settings: Settings) -> EncodecModel:
@@ -164,6 +167,12 @@ def measured(path: Path) -> float:
     return float(total_loss(json.loads(path.read_text()))) if path.exists() else float("inf")
 
 
+def part_of_checkpoint(folder: str, part: str) -> dict[str, Tensor]:
+    """The weights of one network of an exported checkpoint, in float32."""
+    stored = load_file(Path(folder) / "model.safetensors")
+    return {name.removeprefix(f"{part}."): value.float() for name, value in stored.items() if name.startswith(f"{part}.")}
+
+
 @torch.no_grad()
 def run(settings: Settings) -> None:
     """Sets encoder, codebooks and the decoder's start, once. The decoder is trained by `decoder.py`."""
@@ -175,13 +184,18 @@ def run(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     rng, generator = np.random.default_rng((settings.seed, 11)), torch.Generator().manual_seed(settings.seed)
     codec = EncodecModel(codec_config(settings)).eval()
+    losses = SpectralLoss(settings.sample_rate)
+    if settings.start_from:
+        codec.load_state_dict(part_of_checkpoint(settings.start_from, "audio_encoder"), strict=False)
+        torch.save(codec.state_dict(), folder / "start.pt")
+        write_json(folder / "validation.json", validate(codec, open_audio("heldout", settings), losses, settings))
+        return
     audio = open_audio("train", settings)
     rows = np.sort(rng.choice(len(read_labels("train", settings)), min(settings.codec_clips, len(audio)), replace=False))
     start_linear(codec, audio[rows].astype(np.float32) / 32768, rng)
     latents = [codec.encoder(torch.from_numpy(audio[row].astype(np.float32) / 32768)[None, None])[0].T for row in rows]
     errors = fit_codebooks(torch.cat(latents), [layer.codebook.embed for layer in codec.quantizer.layers], generator)
     torch.save(codec.state_dict(), folder / "start.pt")
-    losses = SpectralLoss(settings.sample_rate)
     report = {**validate(codec, open_audio("heldout", settings), losses, settings), "errors": [round(error, 4) for error in errors]}
     write_json(folder / "validation.json", report)
     print(report, flush=True)

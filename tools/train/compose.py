@@ -2,9 +2,9 @@
 
 A piece is one lead melody, alone ("solo") or over the accompaniment of a genre ("band"). The melody generator is the same
 for every lead instrument and keeps to MIDI 60-83, a range all of them can play, so that one melody can be rendered by all.
-A piece is a "song", whose second phrase answers the first, or a "loop", one phrase over and over. In a loop another
-instrument, or the band of another genre, may take the phrase over: what a continuation that changes the timbre and keeps the
-melody sounds like, is thus something that a model can have heard.
+A piece is a "song", whose second phrase answers the first, or a "loop", one phrase over and over. A loop's phrase takes the same
+time in every piece, whatever its metre: where a model has to look to go on with the melody is then a place, which is the same for every
+instrument and genre, and not something that it must first recognise by its sound.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ CHORDS = {
 LOWEST, HIGHEST = 60, 83
 FRAME_RATE = 50  # frames of the codec in a second
 DRUM_CHANNEL = 9
-SECOND_BAND = 16  # channels of a band that takes over begin here
-PHRASE = 1.6  # seconds that a loop's phrase takes at least
+PHRASE = 1.92  # seconds that a loop's phrase takes: 96 frames of the codec, which 3 and 4 beats divide
+LONGEST = 0.96  # seconds that a note of a loop takes at most: none is held for so long that a codec could be thought to be stuck
 KICK, SNARE, CLAP, CLOSED_HAT, PEDAL_HAT, OPEN_HAT, CRASH, RIDE, RIM = 36, 38, 39, 42, 44, 46, 49, 51, 37
 
 
@@ -82,6 +82,8 @@ class Style:
     # Note lengths of one 4/4 bar in beats; a negative length is a rest.
     rhythms: tuple[tuple[float, ...], ...]
     swing: bool = False
+    # Beats of a loop's phrase, which is then at 94 or 125 beats a minute.
+    metres: tuple[int, ...] = (4,)
 
 
 _MAJOR_POP = (
@@ -116,6 +118,7 @@ STYLES = {
             (1, 1, 0.5, 0.5, 0.5, 0.5),
             (3, 1),
         ),
+        metres=(3, 4),
     ),
     "electronic": Style(
         tempo=(116, 140),
@@ -199,10 +202,10 @@ class Writer:
     same sequence of frames whenever it is played: far less for a small codec, and a small language model, to learn.
     """
 
-    def __init__(self, rng: np.random.Generator, tempo: int, swing: bool, seconds: float, grid: bool):
+    def __init__(self, rng: np.random.Generator, beat: float, swing: bool, seconds: float, grid: bool):
         self.rng, self.swing, self.seconds, self.grid = rng, swing, seconds, grid
         # A beat on the grid is whole frames: a phrase that comes again is the same frames.
-        self.beat = round(60 / tempo * FRAME_RATE) / FRAME_RATE if grid else 60 / tempo
+        self.beat = round(beat * FRAME_RATE) / FRAME_RATE if grid else beat
         self.piece = Piece()
 
     def program(self, channel: int, program: int, volume: int, bank: int = 0) -> None:
@@ -229,18 +232,40 @@ def _choose(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
 
-def _melody(rng, style: Style, tonic: int, mode: str, chords, bars: int, center: float):
-    """Notes of the lead as (bar, beat, length, pitch): motif A, answer B, A varied, close; chord tones on the beats."""
-    scale = [p for p in range(LOWEST, HIGHEST + 1) if (p - tonic) % 12 in SCALES[mode]]
-    motif = [_choose(rng, style.rhythms), _choose(rng, style.rhythms)]
-    answer = _choose(rng, style.rhythms)
+@dataclass(frozen=True)
+class Change:
+    """One chord: from which beat of the piece on and for how many, semitones above the tonic, quality."""
+
+    start: float
+    length: float
+    root: int
+    quality: str
+
+
+def _sounding(changes: list[Change], beat: float) -> Change:
+    return next(change for change in reversed(changes) if change.start <= beat)
+
+
+def _fitted(rhythm: tuple[float, ...], beats: int) -> tuple[float, ...]:
+    """A rhythm of 4 beats as one of another number: begun again, or cut, where it is too short or long."""
+    out, left, place = [], float(beats), 0
+    while left > 0:
+        length = rhythm[place % len(rhythm)]
+        out.append(float(np.copysign(min(abs(length), left), length)))
+        left -= abs(length)
+        place += 1
+    return tuple(out)
+
+
+def _melody(rng, rhythms, scale: list[int], tonic: int, changes: list[Change], bars: int, beats: int, center: float):
+    """Notes of the lead as (beat, length, pitch): motif A, answer B, A varied, close; chord tones on the beats."""
+    motif = [_choose(rng, rhythms), _choose(rng, rhythms)]
+    answer = _choose(rng, rhythms)
     at = min(range(len(scale)), key=lambda i: abs(scale[i] - center))
     notes, remembered = [], {}
     for bar in range(bars):
         slot = bar % 4
         rhythm = motif[0] if slot in (0, 2) else motif[1] if slot == 1 else answer
-        root, quality = chords[bar]
-        tones = {(tonic + root + step) % 12 for step in CHORDS[quality]}
         contour = remembered.get(id(rhythm)) if rng.random() < 0.6 else None
         moves, beat = [], 0.0
         for i, length in enumerate(rhythm):
@@ -254,9 +279,11 @@ def _melody(rng, style: Style, tonic: int, mode: str, chords, bars: int, center:
                 moves.append(move)
                 at = int(np.clip(at + move, 0, len(scale) - 1))
                 if beat % 1 == 0 and rng.random() < 0.8:
+                    chord = _sounding(changes, bar * beats + beat)
+                    tones = {(tonic + chord.root + step) % 12 for step in CHORDS[chord.quality]}
                     near = [i for i in range(len(scale)) if scale[i] % 12 in tones and abs(i - at) <= 2]
                     at = min(near, key=lambda i: (abs(i - at), i)) if near else at
-                notes.append((bar, beat, length, scale[at]))
+                notes.append((bar * beats + beat, length, scale[at]))
             else:
                 moves.append(0)
             beat += abs(length)
@@ -264,105 +291,111 @@ def _melody(rng, style: Style, tonic: int, mode: str, chords, bars: int, center:
     return notes
 
 
-def _voicing(tonic: int, root: int, quality: str, low: int) -> list[int]:
+def _voicing(tonic: int, chord: Change, low: int) -> list[int]:
     """Chord tones moved into the octave that begins at `low`."""
-    return sorted(low + (tonic + root + step - low) % 12 for step in CHORDS[quality])
+    return sorted(low + (tonic + chord.root + step - low) % 12 for step in CHORDS[chord.quality])
 
 
-def _bass_pitch(tonic: int, root: int, low: int = 33) -> int:
-    return low + (tonic + root - low) % 12
+def _bass_pitch(tonic: int, chord: Change, low: int = 33) -> int:
+    return low + (tonic + chord.root - low) % 12
 
 
-def _classical(rng, w: Writer, tonic: int, chords, beats: int) -> None:
+def _classical(rng, w: Writer, tonic: int, changes: list[Change], bars: int, beats: int) -> None:
     pattern = _choose(rng, ("alberti", "strings", "harp"))
     w.program(1, {"alberti": 0, "strings": 48, "harp": 46}[pattern], 72)
     w.program(2, 42, 76)
-    if pattern != "strings" and rng.random() < 0.5:
-        w.program(3, 48, 50)
-    for bar, (root, quality) in enumerate(chords):
-        start, voicing = bar * beats, _voicing(tonic, root, quality, 52)
+    if pattern != "strings":
+        w.program(3, 48, 58)
+    for chord in changes:
+        start, length, voicing = chord.start, chord.length, _voicing(tonic, chord, 52)
         if pattern == "strings":
             for pitch in voicing:
-                w.note(1, start, beats * 0.98, pitch, 68)
+                w.note(1, start, length * 0.98, pitch, 68)
         else:
             low, high, *middle = voicing[0], voicing[-1], *voicing[1:-1]
             figure = [low, high, middle[0] if middle else low, high]
             steps = figure if pattern == "alberti" else [*voicing, voicing[0] + 12, *voicing[:0:-1]]
-            for i in range(beats * 2):
+            for i in range(int(length * 2)):
                 w.note(1, start + i / 2, 0.5, steps[i % len(steps)], 62)
         if 3 in w.piece.programs:
             for pitch in voicing:
-                w.note(3, start, beats * 0.98, pitch, 60)
-        w.note(2, start, beats * 0.95, _bass_pitch(tonic, root, 36), 72)
+                w.note(3, start, length * 0.98, pitch, 60)
+        w.note(2, start, length * 0.95, _bass_pitch(tonic, chord, 36), 72)
 
 
-def _electronic(rng, w: Writer, tonic: int, chords, beats: int) -> None:
-    w.program(1, int(_choose(rng, (89, 90, 50))), 60)
-    w.program(2, int(_choose(rng, (38, 39))), 92)
-    w.program(3, int(_choose(rng, (80, 90))), 56)
-    w.program(DRUM_CHANNEL, int(_choose(rng, (24, 25))), 96, bank=128)
-    arpeggio, offbeat_bass = rng.random() < 0.6, rng.random() < 0.5
-    for bar, (root, quality) in enumerate(chords):
-        start, voicing, bass = bar * beats, _voicing(tonic, root, quality, 55), _bass_pitch(tonic, root)
+def _electronic(rng, w: Writer, tonic: int, changes: list[Change], bars: int, beats: int) -> None:
+    w.program(1, int(_choose(rng, (89, 50))), 60)
+    w.program(2, 38, 92)
+    w.program(3, 80, 56)
+    w.program(DRUM_CHANNEL, 25, 100, bank=128)
+    arpeggio, offbeat_bass = rng.random() < 0.7, rng.random() < 0.5
+    for chord in changes:
+        start, voicing, bass = chord.start, _voicing(tonic, chord, 55), _bass_pitch(tonic, chord)
         for pitch in voicing:
-            w.note(1, start, beats * 0.98, pitch, 70)
-        for i in range(beats * 2):
+            w.note(1, start, chord.length * 0.98, pitch, 70)
+        for i in range(int(chord.length * 2)):
             if not offbeat_bass or i % 2:
                 w.note(2, start + i / 2, 0.4, bass, 96)
         if arpeggio:
-            for i in range(beats * 4):
+            for i in range(int(chord.length * 4)):
                 w.note(3, start + i / 4, 0.22, voicing[i % len(voicing)] + (12 if i % 8 > 4 else 0), 62)
-        for beat in range(beats):
-            w.note(DRUM_CHANNEL, start + beat, 0.25, KICK, 116)
-            w.note(DRUM_CHANNEL, start + beat + 0.5, 0.25, OPEN_HAT if beat % 2 else CLOSED_HAT, 78)
-            if beat % 2:
-                w.note(DRUM_CHANNEL, start + beat, 0.25, CLAP, 92)
+    for beat in range(bars * beats):
+        w.note(DRUM_CHANNEL, beat, 0.25, KICK, 116)
+        w.note(DRUM_CHANNEL, beat + 0.5, 0.25, OPEN_HAT, 84)
+        if beat % beats % 2:
+            w.note(DRUM_CHANNEL, beat, 0.25, CLAP, 92)
 
 
-def _rock(rng, w: Writer, tonic: int, chords, beats: int) -> None:
-    w.program(1, int(_choose(rng, (29, 30))), 58)
-    w.program(2, int(_choose(rng, (33, 34))), 92)
-    w.program(DRUM_CHANNEL, int(_choose(rng, (0, 16))), 100, bank=128)
+def _rock(rng, w: Writer, tonic: int, changes: list[Change], bars: int, beats: int) -> None:
+    w.program(1, 29, 58)
+    w.program(2, 33, 92)
+    w.program(DRUM_CHANNEL, 0, 100, bank=128)
     chug, kicks = rng.random() < 0.6, _choose(rng, ((0, 2), (0, 1.5, 2), (0, 2, 2.5), (0, 0.5, 2)))
     cymbal = RIDE if rng.random() < 0.25 else CLOSED_HAT
-    for bar, (root, _) in enumerate(chords):
-        start, low = bar * beats, 40 + (tonic + root - 40) % 12
-        for i in range(beats * 2 if chug else 2):
-            length = 0.45 if chug else beats / 2
+    for chord in changes:
+        start, low = chord.start, 40 + (tonic + chord.root - 40) % 12
+        step = 0.5 if chug else min(2.0, chord.length)
+        for i in range(int(chord.length / step)):
             for pitch in (low, low + 7, low + 12):
-                w.note(1, start + (i / 2 if chug else i * beats / 2), length, pitch, 88)
+                w.note(1, start + i * step, step * (0.9 if chug else 1), pitch, 88)
+        for i in range(int(chord.length * 2)):
+            w.note(2, start + i / 2, 0.45, _bass_pitch(tonic, chord, 28), 96)
+    for bar in range(bars):
+        start = bar * beats
         for i in range(beats * 2):
-            w.note(2, start + i / 2, 0.45, _bass_pitch(tonic, root, 28), 96)
             w.note(DRUM_CHANNEL, start + i / 2, 0.25, cymbal, 84 if i % 2 == 0 else 66)
         for beat in kicks:
             w.note(DRUM_CHANNEL, start + beat, 0.25, KICK, 116)
-        for beat in (1, 3):
+        for beat in (2,) if beats == 3 else (1, 3):
             w.note(DRUM_CHANNEL, start + beat, 0.25, SNARE, 114)
-        if bar % 4 == 0:
+        if bar % 4 == 0 and bars > 1:
             w.note(DRUM_CHANNEL, start, 1, CRASH, 92)
 
 
-def _jazz(rng, w: Writer, tonic: int, chords, beats: int) -> None:
-    w.program(1, int(_choose(rng, (0, 26, 4))), 68)
+def _jazz(rng, w: Writer, tonic: int, changes: list[Change], bars: int, beats: int) -> None:
+    w.program(1, int(_choose(rng, (0, 26))), 68)
     w.program(2, 32, 104)
-    w.program(DRUM_CHANNEL, int(_choose(rng, (32, 40))), 92, bank=128)
-    comps = ((0, 1.5), (1.5, 3.5), (0.5, 2), (1, 2.5))
-    for bar, (root, quality) in enumerate(chords):
-        start, voicing = bar * beats, _voicing(tonic, root, quality, 53)
-        following = chords[(bar + 1) % len(chords)][0]
-        low, target = _bass_pitch(tonic, root), _bass_pitch(tonic, following)
-        third = low + CHORDS[quality][1]
-        fifth = low + CHORDS[quality][2]
+    w.program(DRUM_CHANNEL, 32, 92, bank=128)
+    comps = ((0, 1.5, 2.5), (0.5, 1.5, 3.5), (0.5, 2, 3.5), (1.5, 2.5, 3.5))
+    for number, chord in enumerate(changes):
+        low = _bass_pitch(tonic, chord)
+        target = _bass_pitch(tonic, changes[(number + 1) % len(changes)])
+        third = low + CHORDS[chord.quality][1]
+        fifth = low + CHORDS[chord.quality][2]
         # Walk root, third, fifth, then approach the next root by a semitone.
-        for beat, pitch in enumerate((low, third, fifth, target + (1 if fifth > target else -1))):
-            w.note(2, start + beat, 0.9, pitch, 98)
+        approach = target + (1 if fifth > target else -1)
+        for step, pitch in enumerate([*(low, third, fifth)[: int(chord.length) - 1], approach]):
+            w.note(2, chord.start + step, 0.9, pitch, 98)
+    for bar in range(bars):
+        start = bar * beats
         for beat in _choose(rng, comps):
-            for pitch in voicing:
-                w.note(1, start + beat, 0.45, pitch, 72)
+            if beat < beats:
+                for pitch in _voicing(tonic, _sounding(changes, start + beat), 53):
+                    w.note(1, start + beat, 0.45, pitch, 100)
         for beat in range(beats):
-            w.note(DRUM_CHANNEL, start + beat, 0.5, RIDE, 88)
+            w.note(DRUM_CHANNEL, start + beat, 0.5, RIDE, 64)
             if beat % 2:
-                w.note(DRUM_CHANNEL, start + beat + 0.5, 0.25, RIDE, 68)
+                w.note(DRUM_CHANNEL, start + beat + 0.5, 0.25, RIDE, 50)
                 w.note(DRUM_CHANNEL, start + beat, 0.25, PEDAL_HAT, 80)
         if rng.random() < 0.3:
             w.note(DRUM_CHANNEL, start + 2.5, 0.25, RIM, 70)
@@ -381,10 +414,10 @@ def compose(
     loop: bool = False,
     band: str | None = None,
 ) -> Piece:
-    """A piece of `seconds` seconds. The same seed with another lead instrument gives the same notes.
+    """A piece of `seconds` seconds. The same seed with another lead instrument gives the same notes, with another band the same lead.
 
-    `kind` is "solo" (the lead alone; `genre` then only flavours its rhythm and harmony) or "band". A loop's phrase is the whole
-    bars that take at least `PHRASE` seconds. `band` names the genre that accompanies where that isn't the melody's.
+    `kind` is "solo" (the lead alone; `genre` then only flavours its rhythm and harmony) or "band". A loop's phrase is one bar of
+    `PHRASE` seconds. `band` names the genre that accompanies where that isn't the melody's.
     """
     rng = np.random.default_rng(seed)
     style = STYLES[genre]
@@ -393,22 +426,29 @@ def compose(
     tempo = int(rng.integers(style.tempo[0], style.tempo[1] + 1))
     tonic = int(rng.integers(12))
     center = float(rng.choice((66, 71, 76)))
-    beats = 4
-    w = Writer(np.random.default_rng((*seed, 1)), tempo, style.swing, seconds, grid)
-    bars = int(np.ceil(seconds / w.beat / beats))
-    phrase = bars
-    if loop:
-        phrase = int(np.ceil(PHRASE / (beats * w.beat)))
     progression = _choose(rng, style.progressions[mode])
-    chords = [progression[bar % phrase % len(progression)] for bar in range(bars)]
-    melody = _melody(rng, style, tonic, mode, chords, min(phrase, bars), center)
+    beats = int(_choose(rng, style.metres)) if loop else 4
+    w = Writer(np.random.default_rng((*seed, 1)), PHRASE / beats if loop else 60 / tempo, style.swing, seconds, grid)
+    scale = [p for p in range(LOWEST, HIGHEST + 1) if (p - tonic) % 12 in SCALES[mode]]
+    if loop:
+        rhythms = [r for r in (_fitted(rhythm, beats) for rhythm in style.rhythms) if max(r) * w.beat <= LONGEST]
+        # Two chords in a bar, one in a bar of three: such as follow each other in the progression.
+        bars, first = 1, int(rng.integers(len(progression)))
+        chords = [progression[(first + i) % len(progression)] for i in range(1 if beats == 3 else 2)]
+    else:
+        bars, rhythms = int(np.ceil(seconds / w.beat / beats)), style.rhythms
+        chords = [progression[bar % len(progression)] for bar in range(bars)]
+    length = bars * beats / len(chords)
+    changes = [Change(i * length, length, *chord) for i, chord in enumerate(chords)]
     w.program(0, INSTRUMENTS[instrument], 112)
-    for first in range(0, bars, phrase):
-        for bar, beat, length, pitch in melody:
-            w.note(0, (first + bar) * beats + beat, length * 0.95, pitch, 100)
+    for beat, length, pitch in _melody(rng, rhythms, scale, tonic, changes, bars, beats, center):
+        w.note(0, beat, length * 0.95, pitch, 100)
     if kind == "band":
         w.swing = STYLES[band or genre].swing
-        ACCOMPANIMENTS[band or genre](np.random.default_rng((*seed, 2)), w, tonic, chords, beats)
+        ACCOMPANIMENTS[band or genre](np.random.default_rng((*seed, 2)), w, tonic, changes, bars, beats)
+    if loop:
+        times = range(int(np.ceil(seconds / PHRASE)))
+        w.piece.notes = [replace(note, start=note.start + time * PHRASE) for time in times for note in w.piece.notes]
     lead = [n.pitch for n in w.piece.notes if n.channel == 0]
     w.piece.labels = {
         "kind": kind,
@@ -422,16 +462,4 @@ def compose(
         "highest": max(lead),
         "register": "low" if center < 70 else "high" if center > 72 else "middle",
     }
-    if loop:
-        w.piece.labels["phrase"] = round(phrase * beats * w.beat, 2)
     return w.piece
-
-
-def taken_over(first: Piece, second: Piece, at: float) -> Piece:
-    """What `first` plays up to `at` seconds, then `second`, which plays the same phrase in another way."""
-    moved = {channel: channel + SECOND_BAND for channel in second.programs}
-    notes = [replace(n, length=min(n.length, at - n.start)) for n in first.notes if n.start < at]
-    notes += [replace(n, channel=moved[n.channel]) for n in second.notes if n.start >= at]
-    programs = first.programs | {moved[channel]: program for channel, program in second.programs.items()}
-    then = {f"then_{name}": second.labels[name] for name in ("genre", "instrument")}
-    return Piece(notes, programs, first.labels | {"kind": f"{first.labels['kind']} taken over", "turns": at} | then)

@@ -16,6 +16,7 @@ from .settings import Settings, write_json
 from .training import Average, Clock, Log, load_state, save_state, warm_hold_decay
 
 SAVE_SECONDS = 150
+SOLO = 0.5  # share of solo clips
 CONTEXT = 4  # frames on each side that the loss leaves out: the decoder sees no neighbours there
 
 
@@ -42,8 +43,7 @@ def run(settings: Settings) -> None:
         wanted, chosen = [], []
         available = encoded("train", settings)
         while len(wanted) < settings.codec_batch:
-            # Rather a solo clip than a band: what sounds alone has to sound right.
-            clip, start = int(rng.choice(kinds[int(rng.random() > 0.6)])), int(rng.integers(settings.frames - frames + 1))
+            clip, start = int(rng.choice(kinds[int(rng.random() > SOLO)])), int(rng.integers(settings.frames - frames + 1))
             if clip >= available:
                 continue
             piece = audio[clip, (start + CONTEXT) * 640 : (start + frames - CONTEXT) * 640]

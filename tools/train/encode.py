@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 from .codec import QUANTISERS, load_codec
+from .compose import FRAME_RATE, PHRASE
 from .render import open_audio, plan
 from .settings import Settings, write_json
 
 CHUNK = 16
+LOOP_FRAMES = round(PHRASE * FRAME_RATE)
+MARGIN = 8  # frames: the encoder sees no further
 
 
 def open_codes(split: str, settings: Settings, mode: str = "r") -> np.ndarray:
@@ -45,8 +48,15 @@ def encode_split(split: str, settings: Settings) -> None:
     for start in range(before["done"], len(clips), CHUNK):
         for index in range(start, min(start + CHUNK, len(clips))):
             # One clip at a time: larger batches fall out of the processor's caches and take longer per clip.
-            clip = torch.from_numpy(audio[index].astype(np.float32) / 32768)[None, None].to(settings.device)
-            codes[index] = codec.quantizer.encode(codec.encoder(clip))[:, 0].cpu().numpy().astype(np.uint16)  # [K, F]
+            again = split == "train" and clips[index]["loop"]
+            needed = (2 * LOOP_FRAMES + MARGIN) * 640 if again else settings.samples
+            clip = torch.from_numpy(audio[index, :needed].astype(np.float32) / 32768)[None, None].to(settings.device)
+            found = codec.quantizer.encode(codec.encoder(clip))[:, 0].cpu().numpy().astype(np.uint16)  # [K, F]
+            if again:
+                # From the second time on a loop is the same samples over and over, hence the same codes.
+                times = -(-settings.frames // LOOP_FRAMES)
+                found = np.concatenate([found[:, :LOOP_FRAMES], np.tile(found[:, LOOP_FRAMES : 2 * LOOP_FRAMES], times)], 1)[:, : settings.frames]
+            codes[index] = found
         codes.flush()
         write_json(progress, {"done": min(start + CHUNK, len(clips)), "codec": mark})
         if start // CHUNK % 10 == 0:

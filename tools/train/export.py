@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
     # The temperature goes into the weights: logits that are sampled as they are sound best, whatever program samples them.
     for name in state:
         if ".lm_heads." in name:
-            state[name] = state[name] / settings.temperature
+            state[name] = state[name] / settings.temperature  # `lm.load_start` puts it back
     state = half(state)
     temporary = folder / "model.safetensors.part"
     save_file(state, temporary, metadata={"format": "pt"})

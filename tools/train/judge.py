@@ -123,20 +123,34 @@ def degraded(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def coded(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The clip with noise of its own spectrum 3 to 20 dB below it, as any lossy coding leaves: every bin of every frame errs by a share."""
+    """The clip with noise of its own spectrum 3 to 20 dB below it, as any lossy coding leaves: every bin of every frame errs by a share,
+    below some 500 Hz by up to three times that, since short frames know the bass badly."""
     window = np.sin(np.pi * (np.arange(SIZE) + 0.5) / SIZE)
     padded = np.pad(audio, (SIZE // 2, SIZE))
     frames = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, SIZE)[:: SIZE // 2] * window)
     error = rng.standard_normal((2, *frames.shape)) / np.sqrt(2)
-    frames = np.fft.irfft(frames * (1 + 10 ** (-rng.uniform(3, 20) / 20) * (error[0] + 1j * error[1]))) * window
+    frequencies = np.fft.rfftfreq(SIZE, 1 / DEFINITION["sample_rate"])
+    share = 10 ** (-rng.uniform(3, 20) / 20) * (1 + rng.uniform(0, 2) / (1 + (frequencies / 500) ** 4))
+    frames = np.fft.irfft(frames * (1 + share * (error[0] + 1j * error[1]))) * window
     out = np.zeros((len(frames) + 1) * SIZE // 2)
     out[: len(frames) * SIZE // 2] += frames[:, : SIZE // 2].ravel()
     out[SIZE // 2 :] += frames[:, SIZE // 2 :].ravel()
     return out[SIZE // 2 : SIZE // 2 + len(audio)].astype(np.float32)
 
 
+def excerpt(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """3 to 5 seconds of a clip: generated clips and continuations are shorter than the clips to learn from."""
+    length = int(rng.uniform(3, 5) * DEFINITION["sample_rate"])
+    start = int(rng.integers(0, len(audio) - length + 1))
+    return audio[start : start + length]
+
+
 # Every clip of the judge's is heard three times. None of these is, or knows of, the codec that is to be judged.
-VERSIONS = {"clean": lambda audio, rng: audio, "noise": degraded, "coded": coded}
+VERSIONS = {
+    "clean": lambda audio, rng: audio,
+    "noise": lambda audio, rng: degraded(excerpt(audio, rng), rng),
+    "coded": lambda audio, rng: coded(excerpt(audio, rng), rng),
+}
 
 
 def features_of(split: str, settings: Settings, version: str) -> Tensor:

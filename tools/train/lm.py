@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import NamedTuple
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from transformers import MusicgenConfig, MusicgenForConditionalGeneration, T5Config
 from transformers.models.musicgen import MusicgenDecoderConfig
 
-from .codec import QUANTISERS, codec_config
-from .encode import encoded, open_codes
+from .captions import NAMELESS, captions
+from .codec import QUANTISERS, codec_config, part_of_checkpoint
+from .encode import LOOP_FRAMES, encoded, open_codes
 from .render import read_labels
 from .settings import Settings, write_json
 from .tokenizer import load_tokenizer
@@ -27,28 +28,12 @@ from .training import Average, Clock, Log, load_state, save_state, warm_hold_dec
 
 SAVE_SECONDS = 150
 HEAD_WIDTH = 32
-OWN_AFTER = 1000  # steps; before, what the model says is no use to it
-
-
-class Diet(NamedTuple):
-    """What the batches of a stretch of steps are."""
-
-    until: float  # step
-    stuttering: float  # share of the batches
-    pieces: float  # share of the others; the rest are whole clips
-    own: float  # share of all in which some of what is read was said by the model itself
-    first: float  # times that the first frames count: there nothing but the text tells what it should be
-
-
-# Text first; then looking back, which stutters teach in a thousand steps; then both. Each drives out the other: with stutters from
-# the beginning the text encoder had died away by step 2500, and after 5000 steps in which half of the batches stuttered the instrument
-# asked for was played in 37 of 100 clips and not in 83.
-DIETS = (Diet(2500, 0.0, 0.5, 0.6, 1), Diet(7900, 0.5, 0.5, 0.3, 1), Diet(math.inf, 0.0, 0.5, 0.6, 4))
-FIRST = 20  # frames
-
-
-def diet_at(step: int) -> Diet:
-    return next(diet for diet in DIETS if step <= diet.until)
+OWN_AFTER = 1000  # steps from nothing; before, what the model says is no use to it
+OWN = {"pieces": 0.5, "clips": 0.2}  # shares of the batches in which some of what is read was said by the model itself
+PIECES = 0.5  # share of the batches that are pieces of clips; the rest are whole clips
+SHARPNESS = 3.5  # of the heads that look back: of what lies around the place that is meant they take in some frames
+TAKEOVERS = (0.45, 0.35, 0.2)  # shares of whole clips that are taken over never, once, twice
+FIRST, FIRST_WEIGHT = 20, 3.0  # frames, and how many times they count: there nothing but the text tells what it should be
 
 
 def model_config(settings: Settings) -> MusicgenConfig:
@@ -91,9 +76,8 @@ class LanguageModel(nn.Module):
         self.text_encoder, self.enc_to_dec_proj, self.decoder = whole.text_encoder, whole.enc_to_dec_proj, whole.decoder
         self.pad = settings.codebook_size
 
-    def forward(self, text: Tensor, mask: Tensor, codes: Tensor, own: float = 0.0, first: float = 1.0) -> Tensor:
-        """The cross-entropy of every codebook [K], for text ids and mask [B, S] and codes [B, K, F], in which the first frames count
-        `first` times. The share `own` of the codes
+    def forward(self, text: Tensor, mask: Tensor, codes: Tensor, own: float = 0.0) -> Tensor:
+        """The cross-entropy [B, K, F] of every code, for text ids and mask [B, S] and codes [B, K, F]. The share `own` of the codes
         that are read, not of those that are to be said, is replaced by what the model itself would have said (scheduled sampling in
         two passes, Mihaylova & Martins 2019): generation reads nothing else, and must not go astray on its first slip."""
         tokens = delayed(codes, self.pad)  # [B, K, F + K]
@@ -109,15 +93,12 @@ class LanguageModel(nn.Module):
             replaced = (torch.rand(said.shape, device=said.device) < own) & (inputs[..., 1:] != self.pad)
             inputs = torch.cat([inputs[..., :1], torch.where(replaced, said, inputs[..., 1:])], -1)
         logits = self.logits(inputs, memory, mask)
-        weights = torch.ones(codes.shape[2], device=codes.device)
-        weights[:FIRST] = first
         losses = []
         for book in range(targets.shape[1]):
             # Codebook k is valid from position k on, for F positions.
             valid = slice(book, book + codes.shape[2])
-            each = F.cross_entropy(logits[:, book, valid].transpose(1, 2), targets[:, book, valid], reduction="none")  # [B, F]
-            losses.append((each * weights).mean() / weights.mean())
-        return torch.stack(losses)
+            losses.append(F.cross_entropy(logits[:, book, valid].transpose(1, 2), targets[:, book, valid], reduction="none"))  # [B, F]
+        return torch.stack(losses, 1)
 
     def logits(self, inputs: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """Logits [B, K, F + K - 1, V] for the tokens after each of `inputs` [B, K, F + K - 1]."""
@@ -128,6 +109,13 @@ class LanguageModel(nn.Module):
             use_cache=False,
         ).logits
         return logits.reshape(*inputs.shape, -1)
+
+
+def by_codebook(losses: Tensor) -> Tensor:
+    """The mean of losses [B, K, F] for every codebook [K], in which the first frames count more."""
+    weights = torch.ones(losses.shape[2], device=losses.device)
+    weights[:FIRST] = FIRST_WEIGHT
+    return (losses * weights).mean((0, 2)) / weights.mean()
 
 
 def delayed(codes: Tensor, pad: int) -> Tensor:
@@ -142,8 +130,9 @@ def delayed(codes: Tensor, pad: int) -> Tensor:
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for matrices (groups with muon=True): momentum, orthogonalised by a quintic Newton-Schulz iteration; AdamW for the rest."""
 
-    def __init__(self, matrices: list[Tensor], others: list[Tensor], rate: float, decay: float):
+    def __init__(self, matrices: list[Tensor], others: list[Tensor], text: list[Tensor], rate: float, text_rate: float, decay: float):
         groups = [{"params": matrices, "muon": True, "scale": 1.0}, {"params": others, "muon": False, "scale": 0.15}]
+        groups.append({"params": text, "muon": False, "scale": text_rate})
         super().__init__(groups, {"lr": rate, "decay": decay})
 
     @torch.no_grad()
@@ -182,21 +171,86 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def make_optimizer(model: LanguageModel, settings: Settings) -> MuonAdamW:
-    matrices, others = [], []
+    """The text encoder isn't left to Muon: what repeats tells by itself how it goes on, so that the text's share of the loss is small
+    and steps of full size, as Muon makes them, would wear it away."""
+    matrices, others, text = [], [], []
     for name, parameter in model.named_parameters():
-        inside = (".layers." in name or ".block." in name) and "relative_attention_bias" not in name
-        (matrices if parameter.ndim == 2 and inside else others).append(parameter)
-    return MuonAdamW(matrices, others, settings.lm_rate, decay=0.05)
+        if name.startswith("text_encoder."):
+            text.append(parameter)
+        else:
+            (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
+    rate = settings.text_rate * (0.1 if settings.start_from else 1)
+    return MuonAdamW(matrices, others, text, settings.lm_rate, rate, decay=0.05)
+
+
+@torch.no_grad()
+def look_back(decoder: nn.Module, lag: int, layer: int = 0, heads: int = 2) -> None:
+    """Sets the first heads of a layer to attend, by position alone, to what was read `lag` positions ago: a query is the cosines and
+    sines of its position turned back by the lag, a key those of its own, at the 16 highest frequencies. What they read there and write
+    is left to training. Looking back across a hundred frames didn't form by itself in a thousand steps; begun like this, it is refined in tens."""
+    body = decoder.model.decoder
+    width = decoder.config.hidden_size
+    pairs, half = HEAD_WIDTH // 2, width // 2
+    turns = torch.exp(-math.log(10000) / (half - 1) * torch.arange(pairs)) * lag
+    places = torch.arange(pairs)
+    scale, attention = body.layers[layer].self_attn_layer_norm.weight, body.layers[layer].self_attn
+    for head in range(heads):
+        rows = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
+        query, key = torch.zeros(HEAD_WIDTH, width), torch.zeros(HEAD_WIDTH, width)
+        # cos(w(t - lag)) = cos(wt) cos(w lag) + sin(wt) sin(w lag); sin(w(t - lag)) = sin(wt) cos(w lag) - cos(wt) sin(w lag)
+        key[places, places] = key[pairs + places, half + places] = 1
+        query[places, places], query[places, half + places] = turns.cos(), turns.sin()
+        query[pairs + places, half + places], query[pairs + places, places] = turns.cos(), -turns.sin()
+        attention.q_proj.weight[rows] = SHARPNESS * query / scale
+        attention.k_proj.weight[rows] = SHARPNESS * key / scale
+
+
+@torch.no_grad()
+def load_start(model: LanguageModel, settings: Settings) -> None:
+    """Takes the weights of the checkpoint that training goes on from."""
+    for part in ("text_encoder", "enc_to_dec_proj", "decoder"):
+        state = part_of_checkpoint(settings.start_from, part)
+        for name in state:
+            if name.startswith("lm_heads."):
+                state[name] = state[name] * settings.temperature
+        unknown = getattr(model, part).load_state_dict(state, strict=False)
+        missing = [name for name in unknown.missing_keys if not name.endswith(("embed_positions.weights", "embed_tokens.weight"))]
+        if missing or unknown.unexpected_keys:
+            raise SystemExit(f"{settings.start_from} is not of these sizes: {missing} missing, {unknown.unexpected_keys} unknown")
 
 
 class Batches:
     """Draws batches: clips with codes, one of their captions, text dropped now and then."""
 
     def __init__(self, split: str, settings: Settings):
-        tokenizer = load_tokenizer(settings)
+        self.tokenizer = load_tokenizer(settings)
         self.labels = read_labels(split, settings)[: encoded(split, settings)]
-        self.text = [[encoding.ids for encoding in tokenizer.encode_batch(row["captions"])] for row in self.labels]
+        self.text = [[encoding.ids for encoding in self.tokenizer.encode_batch(row["captions"])] for row in self.labels]
         self.codes, self.settings = open_codes(split, settings), settings
+        # Clips that play the same notes: a melody by all instruments, a loop with the band of every genre.
+        self.alike = defaultdict(list)
+        for clip, row in enumerate(self.labels):
+            self.alike[self.piece(row)].append(clip)
+
+    @staticmethod
+    def piece(row: dict) -> tuple:
+        return (row["kind"], *row["seed"])
+
+    def taken_over(self, rng: np.random.Generator, clip: int, times: int) -> tuple[np.ndarray, list[int]]:
+        """A clip's codes [K, F] that go on as another clip of the same notes from some frame on, once or twice, and words for it: as
+        codes stand for the same stretch of notes in both, what is heard is the melody handed over in mid-phrase."""
+        frames, labels = self.settings.frames, self.labels
+        turns = np.sort(rng.choice(np.arange(40, frames - 40), times, replace=False))
+        codes, last = self.codes[clip].copy(), clip
+        for turn in turns:
+            others = [other for other in self.alike[self.piece(labels[clip])] if other != last]
+            if not others:
+                break
+            last = others[int(rng.integers(len(others)))]
+            codes[:, turn:] = self.codes[last][:, turn:]
+        then = {"then_instrument": labels[last]["instrument"], "then_genre": labels[last]["genre"]}
+        words = captions({**labels[clip], **then, "kind": f"{labels[clip]['kind']} taken over"}, rng, 1, nameless=NAMELESS if times == 1 else 1)
+        return codes, self.tokenizer.encode(words[0]).ids
 
     def texts(self, rows: list[list[int]], dropped: np.ndarray) -> tuple[Tensor, Tensor]:
         width = max(len(row) for row in rows)
@@ -204,40 +258,51 @@ class Batches:
         mask = (text != 0).long() * torch.from_numpy(~dropped)[:, None].long()
         return text, mask
 
-    def draw(self, rng: np.random.Generator, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole clips; as many frames in pieces of a quarter, since what is first heard after a text is where the text counts most; or
-        such pieces that stutter, a few frames over and over: they teach in hundreds of steps to look for where something was heard
-        before and go on from there, which loops a hundred frames long don't in thousands."""
-        size, length, frames = self.settings.lm_batch, self.settings.frames, self.settings.frames
-        diet = diet_at(step)
-        stutter = rng.random() < diet.stuttering
-        if stutter or rng.random() < diet.pieces:
-            size, length = 4 * size, length // 4
-        clips = rng.integers(0, len(self.labels), size)
-        rows = [self.text[clip][int(rng.integers(len(self.text[clip])))] for clip in clips]
-        text, mask = self.texts(rows, rng.random(size) < self.settings.text_dropout)
-        starts = [int(rng.integers(0, frames - length + 1)) if rng.random() < 0.5 else 0 for _ in clips]
-        codes = np.stack([self.codes[clip, :, start : start + length] for clip, start in zip(clips, starts)])
-        if stutter:
-            places = np.arange(length) % rng.integers(6, 40, size)[:, None]  # [B, F]
-            codes = np.take_along_axis(codes, places[:, None], 2)  # [B, K, F]
-        return text, mask, torch.from_numpy(codes.astype(np.int64))
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Whole clips, most of them taken over by others that play the same notes; or as many frames in pieces of a quarter, which end
+        before a phrase comes again: there the text is all that tells what is to be heard."""
+        size, frames = self.settings.lm_batch, self.settings.frames
+        pieces = rng.random() < PIECES
+        size, length = (4 * size, frames // 4) if pieces else (size, frames)
+        clips, rows, codes = rng.integers(0, len(self.labels), size), [], []
+        dropped = rng.random(size) < self.settings.text_dropout
+        for row, clip in enumerate(clips):
+            times = 0 if pieces else int(rng.choice(len(TAKEOVERS), p=TAKEOVERS))
+            if times > 0:
+                whole, words = self.taken_over(rng, clip, times)
+                dropped[row] |= rng.random() < 0.3
+            else:
+                whole, words = self.codes[clip], self.text[clip][int(rng.integers(len(self.text[clip])))]
+            start = int(rng.integers(0, frames - length + 1)) if rng.random() < 0.5 else 0
+            codes.append(whole[:, start : start + length])
+            rows.append(words)
+        text, mask = self.texts(rows, dropped)
+        return text, mask, torch.from_numpy(np.stack(codes).astype(np.int64))
 
 
 @torch.no_grad()
 def validate(model: LanguageModel, held: Batches, settings: Settings) -> dict:
-    """Cross-entropy of each codebook on held-out clips, with their text, without it, and with another clip's."""
+    """Cross-entropy of each codebook on held-out clips: of the first quarter, with their text, without it, and with another clip's; of
+    the second half without text, going on as the first one did or taken over in the middle by another clip of the same notes."""
     model.eval()
     clips = np.linspace(0, len(held.labels) - 1, min(24, len(held.labels))).astype(int)
-    out = {}
+    out, half, no_text = {}, settings.frames // 2, torch.zeros(12, 1, dtype=torch.long)
     for name, shift, drop in (("text", 0, False), ("no_text", 0, True), ("other_text", 5, False)):
         total = torch.zeros(QUANTISERS)
         for chunk in np.array_split(clips, 3):
             rows = [held.text[(clip + shift) % len(held.text)][0] for clip in chunk]
             text, mask = held.texts(rows, np.full(len(chunk), drop))
-            codes = torch.from_numpy(held.codes[chunk].astype(np.int64))
-            total += model(*(t.to(settings.device) for t in (text, mask, codes))).cpu() * len(chunk)
+            codes = torch.from_numpy(held.codes[chunk, :, : half // 2].astype(np.int64))
+            total += model(*(t.to(settings.device) for t in (text, mask, codes))).mean((0, 2)).cpu() * len(chunk)
         out[name] = [round(float(v), 4) for v in total / len(clips)]
+    for kind in ("solo", "band"):
+        clips = [clip for clip, row in enumerate(held.labels) if row["kind"] == kind][::11][:12]
+        others = [max(held.alike[held.piece(held.labels[clip])], key=lambda other: (other - clip) % 8) for clip in clips]
+        for name, second in (("loop", clips), ("takeover", others)):
+            codes = np.concatenate([held.codes[clips][:, :, :half], held.codes[second][:, :, half:]], 2).astype(np.int64)
+            text = no_text[: len(clips)]
+            losses = model(*(t.to(settings.device) for t in (text, text, torch.from_numpy(codes))))[:, :, half + 4 :]
+            out[f"{kind} {name}"] = [round(float(v), 4) for v in losses.mean((0, 2))]
     model.train()
     return out
 
@@ -264,6 +329,10 @@ def run(settings: Settings) -> None:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     model = LanguageModel(settings).to(settings.device)
+    if not (folder / "state.pt").exists():
+        if settings.start_from:
+            load_start(model, settings)
+        look_back(model.decoder, LOOP_FRAMES - 1)
     optimizer = make_optimizer(model, settings)
     rng = np.random.default_rng((settings.seed, 12))
     state = load_state(folder / "state.pt", model=model, optimizer=optimizer, rng=rng)
@@ -277,15 +346,13 @@ def run(settings: Settings) -> None:
         rate = settings.lm_rate * warm_hold_decay(step, clock.seconds() / budget, warm=60, hold=0.5)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        text, mask, codes = (t.to(settings.device) for t in batches.draw(rng, step))
-        own = float(rng.uniform(0.1, 0.5)) if step > OWN_AFTER and rng.random() < diet_at(step).own else 0.0
-        losses = model(text, mask, codes, own, diet_at(step).first)
+        text, mask, codes = (t.to(settings.device) for t in batches.draw(rng))
+        speaks = bool(settings.start_from) or step > OWN_AFTER
+        kind = "clips" if codes.shape[2] == settings.frames else "pieces"  # in whole clips it would learn to distrust what it heard before
+        own = float(rng.uniform(0.1, 0.5)) if speaks and rng.random() < OWN[kind] else 0.0
+        losses = by_codebook(model(text, mask, codes, own))
         optimizer.zero_grad(set_to_none=True)
         losses.mean().backward()
-        if step > DIETS[0].until:
-            # What repeats tells by itself how it goes on: the text's share of the loss is then so small that updates of full size,
-            # as Muon makes them, wear the text encoder away.
-            model.text_encoder.zero_grad(set_to_none=True)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()

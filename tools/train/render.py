@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .captions import captions
-from .compose import DRUM_CHANNEL, GENRES, INSTRUMENTS, SECOND_BAND, Piece, compose, taken_over
+from .compose import DRUM_CHANNEL, GENRES, INSTRUMENTS, Piece, compose
 from .settings import Settings, write_json
 
 # Every split has its own number, so that no two splits share a melody.
@@ -36,7 +36,6 @@ class Synth:
         settings = ctypes.c_void_p(lib.new_fluid_settings())
         lib.fluid_settings_setnum(settings, b"synth.sample-rate", ctypes.c_double(sample_rate))
         lib.fluid_settings_setnum(settings, b"synth.gain", ctypes.c_double(0.4))
-        lib.fluid_settings_setint(settings, b"synth.midi-channels", 2 * SECOND_BAND)
         for effect in (b"synth.reverb.active", b"synth.chorus.active"):
             lib.fluid_settings_setint(settings, effect, 0)
         self.synth = ctypes.c_void_p(lib.new_fluid_synth(settings))
@@ -51,8 +50,7 @@ class Synth:
         lib.fluid_synth_system_reset(synth)
         for channel, (bank, program, volume) in piece.programs.items():
             if lib.fluid_synth_program_select(synth, channel, self.font, bank, program) != 0:
-                drums = channel % SECOND_BAND == DRUM_CHANNEL
-                lib.fluid_synth_program_select(synth, channel, self.font, 128 if drums else 0, 0)
+                lib.fluid_synth_program_select(synth, channel, self.font, 128 if channel == DRUM_CHANNEL else 0, 0)
             lib.fluid_synth_cc(synth, channel, 7, volume)
         events = []
         for note in piece.notes:
@@ -102,7 +100,7 @@ def without_rumble(audio: np.ndarray, sample_rate: int) -> np.ndarray:
 # Programs that count as the same part, for the judge's ears: bright piano, steel strings, overdrive, square lead, marimba, other
 # basses, pads and keys. Any drum kit may play any genre: its rhythm is to be recognised, not its samples.
 ALIKE = {0: (0, 0, 1), 24: (24, 25), 30: (29, 30), 81: (80, 81, 81), 40: (40, 40, 41), 13: (13, 13, 12), 32: (32, 33, 35)}
-ALIKE |= {38: (38, 39, 87), 39: (38, 39, 87), 33: (33, 34, 35), 34: (33, 34, 36), 26: (26, 27, 4, 0), 89: (88, 89, 90, 50)}
+ALIKE |= {38: (38, 39, 87), 80: (80, 81, 90), 33: (33, 34, 35), 29: (29, 30), 26: (26, 27, 4, 0), 89: (88, 89, 90, 50), 50: (50, 51, 90)}
 KITS = (0, 8, 16, 24, 25, 32, 40)
 
 
@@ -133,52 +131,42 @@ def equalised(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def plan(split: str, settings: Settings) -> list[dict]:
     """What each clip of a split is: its seed, genre, instrument and kind. A longer plan begins with a shorter one."""
-    rounds = settings.rounds[split]
     clips = []
-    for number in range(rounds):
-        # One round: one melody played by every instrument, and one band piece per pair of genre and instrument; the piece
-        # is shared by half of the instruments, so that accompaniments vary more than leads do. Two rounds of three are loops.
+    for number in range(settings.rounds[split]):
+        # One round: one melody played by every instrument, and eight band clips.
         flavour = GENRES[number % len(GENRES)]
-        loop = not split.startswith("judge") and number % 3 != 2
+        loop = not split.startswith("judge") or number % 2 == 1
         for instrument in INSTRUMENTS:
             seed = [settings.seed, SPLITS[split], number, 0]
             clips.append({"seed": seed, "genre": flavour, "instrument": instrument, "kind": "solo", "loop": loop})
-        for index, instrument in enumerate(INSTRUMENTS):
-            genre = GENRES[(number + index) % len(GENRES)]
-            seed = [settings.seed, SPLITS[split], number, 1 + index // len(GENRES)]
-            clips.append({"seed": seed, "genre": genre, "instrument": instrument, "kind": "band", "loop": loop})
-        if split == "train":
-            clips += takeovers(number, settings)
+        clips += (_bands_of_all_genres if loop else _bands)(number, SPLITS[split], settings)
     return clips
 
 
-def takeovers(number: int, settings: Settings) -> list[dict]:
-    """The clips of a round in which a phrase is taken over: from every instrument to another one, from every genre to another one."""
+def _bands(number: int, split: int, settings: Settings) -> list[dict]:
+    """One piece per pair of genre and instrument; it is shared by half of the instruments, so that accompaniments vary more than leads."""
+    clips = []
+    for index, instrument in enumerate(INSTRUMENTS):
+        genre = GENRES[(number + index) % len(GENRES)]
+        seed = [settings.seed, split, number, 1 + index // len(GENRES)]
+        clips.append({"seed": seed, "genre": genre, "instrument": instrument, "kind": "band", "loop": False})
+    return clips
+
+
+def _bands_of_all_genres(number: int, split: int, settings: Settings) -> list[dict]:
+    """Two loops, each accompanied in every genre: what is a genre's own is then the band, and not the melody and its chords."""
     clips, instruments = [], tuple(INSTRUMENTS)
-    for index, instrument in enumerate(instruments):
-        seed = [settings.seed, SPLITS["train"], number, 3 + index]
-        then = instruments[(index + 1 + number % 7) % 8]
-        clips.append({"seed": seed, "genre": GENRES[(number + index) % 4], "instrument": instrument, "kind": "solo", "loop": True, "then": then})
-    for index, genre in enumerate(GENRES):
-        seed = [settings.seed, SPLITS["train"], number, 11 + index]
-        then = GENRES[(index + 1 + number % 3) % 4]
-        lead = instruments[(2 * number + index) % 8]
-        clips.append({"seed": seed, "genre": genre, "instrument": lead, "kind": "band", "loop": True, "then": then})
+    for half in range(2):
+        seed = [settings.seed, split, number, 1 + half]
+        piece = {"genre": GENRES[(number + 2 * half) % 4], "instrument": instruments[(3 * number + 4 * half) % 8]}
+        clips += [{"seed": seed, **piece, "band": band, "kind": "band", "loop": True} for band in GENRES]
     return clips
 
 
 def piece_of(clip: dict, seconds: float, grid: bool) -> Piece:
     """The notes of one clip of a plan."""
-    seed = tuple(clip["seed"])
-    first = compose(seed, clip["genre"], clip["instrument"], clip["kind"], seconds, grid, clip["loop"])
-    if "then" not in clip:
-        return first
-    lead, band = (clip["then"], None) if clip["kind"] == "solo" else (clip["instrument"], clip["then"])
-    second = compose(seed, clip["genre"], lead, clip["kind"], seconds, grid, clip["loop"], band)
-    phrase = first.labels["phrase"]
-    # Where a phrase begins anew, not in the first or the last second and a half.
-    turns = [n * phrase for n in range(1, int(seconds / phrase) + 1) if 1.5 <= n * phrase <= seconds - 1.5]
-    return taken_over(first, second, round(float(np.random.default_rng((*seed, 5)).choice(turns)), 2))
+    wanted = (clip["genre"], clip["instrument"], clip["kind"], seconds, grid, clip["loop"], clip.get("band"))
+    return compose(tuple(clip["seed"]), *wanted)
 
 
 def open_audio(split: str, settings: Settings, mode: str = "r") -> np.ndarray:

@@ -21,8 +21,10 @@ class Settings:
     device: str = "cpu"
     sample_rate: int = 32000
     seconds: float = 8.0
-    # One round is one solo melody by each of 8 instruments and 8 band clips: 16 clips; in training 12 more whose phrase is taken over.
-    rounds: dict[str, int] = field(default_factory=lambda: {"train": 130, "heldout": 18, "judge": 44, "judge2": 36})
+    # A checkpoint's folder: codec, language model and tokenizer go on from its own; empty: from nothing.
+    start_from: str = ""
+    # One round is one solo melody by each of 8 instruments and 8 band clips: 16 clips.
+    rounds: dict[str, int] = field(default_factory=lambda: {"train": 230, "heldout": 18, "judge": 44, "judge2": 36})
     fonts: dict[str, str] = field(default_factory=lambda: {"train": FLUID, "heldout": FLUID, "judge": TIM, "judge2": CSOUND})
     # Codec (EnCodec, the official geometry, narrower).
     codec_filters: int = 16
@@ -41,6 +43,7 @@ class Settings:
     layers: int = 6
     lm_batch: int = 4
     lm_rate: float = 0.02
+    text_rate: float = 0.15  # of the text encoder, relative to lm_rate; a tenth of it where training goes on from a checkpoint
     lm_minutes: float = 60.0
     text_dropout: float = 0.12
     # Generation, as the checkpoint recommends it and the evaluation does it.

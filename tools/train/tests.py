@@ -13,11 +13,11 @@ from transformers import EncodecModel
 
 from .captions import captions
 from .codec import codec_config, fit_codebooks
-from .compose import GENRES, HIGHEST, INSTRUMENTS, LOWEST, SECOND_BAND, compose
+from .compose import GENRES, HIGHEST, INSTRUMENTS, LONGEST, LOWEST, PHRASE, compose
 from .evaluate import chroma_similarity, faults
 from .judge import COUNT, Features
-from .lm import delayed, orthogonal
-from .render import piece_of, plan, without_rumble
+from .lm import Batches, by_codebook, delayed, orthogonal
+from .render import plan, without_rumble
 from .settings import Settings, load
 from .start import start_linear
 
@@ -41,28 +41,24 @@ class Composing(unittest.TestCase):
             for note in pieces[0].notes:
                 self.assertTrue(LOWEST <= note.pitch <= HIGHEST and note.start < 8)
 
-    def test_a_loop_plays_its_phrase_again_to_the_frame(self):
+    def test_a_loop_plays_its_phrase_again_to_the_frame_in_the_same_time_in_every_piece(self):
         for genre in GENRES:
-            piece = compose((8, 1), genre, "flute", "band", 8.0, loop=True)
-            lead = [note for note in piece.notes if note.channel == 0]
-            phrase = piece.labels["phrase"]
-            self.assertGreaterEqual(phrase, 1.6)
-            first = {(round(n.start, 3), n.pitch) for n in lead if n.start < phrase - 1e-6}
-            second = {(round(n.start - phrase, 3), n.pitch) for n in lead if phrase - 1e-6 <= n.start < 2 * phrase - 1e-6}
-            self.assertEqual(first, second)
+            for seed in range(4):
+                piece = compose((8, seed), genre, "flute", "band", 8.0, loop=True)
+                phrases = [{(round(n.start - i * PHRASE, 3), n.channel, n.pitch) for n in piece.notes if 0 <= n.start - i * PHRASE + 1e-6 < PHRASE} for i in range(4)]
+                self.assertGreater(len(phrases[0]), 3)
+                self.assertTrue(all(phrase == phrases[0] for phrase in phrases))
+                self.assertTrue(all(note.length <= LONGEST for note in piece.notes if note.channel == 0))
 
-    def test_a_phrase_is_taken_over_by_other_channels_and_named_in_the_labels(self):
-        clips = [clip for clip in plan("train", Settings(rounds={"train": 1})) if "then" in clip]
-        self.assertEqual(len(clips), 12)
-        for clip in clips:
-            piece = piece_of(clip, 8.0, grid=True)
-            turn = piece.labels["turns"]
-            self.assertTrue(1.5 <= turn <= 6.5 and piece.labels["kind"].endswith("taken over"))
-            for note in piece.notes:
-                self.assertEqual(note.channel >= SECOND_BAND, note.start >= turn)
-                self.assertTrue(note.start >= turn or note.start + note.length <= turn + 1e-9)
-            named = piece.labels["then_instrument" if clip["kind"] == "solo" else "then_genre"]
-            self.assertEqual(named, clip["then"])
+    def test_the_bands_of_all_genres_play_the_same_lead(self):
+        pieces = [compose((9, 1), "rock", "flute", "band", 8.0, loop=True, band=band) for band in GENRES]
+        self.assertEqual(len({tuple(n for n in piece.notes if n.channel == 0) for piece in pieces}), 1)
+        self.assertEqual([piece.labels["genre"] for piece in pieces], list(GENRES))
+
+    def test_a_round_has_every_instrument_with_one_melody_and_every_genre_with_one_loop(self):
+        clips = plan("train", Settings(rounds={"train": 1}))
+        self.assertEqual([clip["instrument"] for clip in clips if clip["kind"] == "solo"], list(INSTRUMENTS))
+        self.assertEqual([clip["band"] for clip in clips if clip["kind"] == "band"], 2 * list(GENRES))
 
     def test_captions_follow_the_labels(self):
         labels = compose((5,), "rock", "violin", "band", 8.0).labels
@@ -120,6 +116,27 @@ class LanguageModelParts(unittest.TestCase):
         codes = torch.arange(12).reshape(1, 4, 3)
         self.assertEqual(delayed(codes, 99)[0, 2].tolist(), [99, 99, 99, 6, 7, 8, 99])
         self.assertEqual(delayed(codes, 99)[0, 0].tolist(), [99, 0, 1, 2, 99, 99, 99])
+
+    def test_first_frames_count_more_and_evenly_wrong_codes_as_they_are(self):
+        self.assertTrue(torch.allclose(by_codebook(torch.full((2, 4, 50), 1.5)), torch.full((4,), 1.5)))
+        late, early = torch.zeros(1, 4, 50), torch.zeros(1, 4, 50)
+        late[..., -1], early[..., 0] = 1, 1
+        self.assertGreater(float(by_codebook(early)[0]), 2 * float(by_codebook(late)[0]))
+
+    def test_a_takeover_goes_on_in_the_same_place_of_a_clip_with_the_same_notes(self):
+        batches = Batches.__new__(Batches)
+        batches.settings = Settings()
+        rows = [compose((3, piece), "rock", name, "solo", 8.0, loop=True).labels | {"seed": [3, piece]} for piece in (0, 1) for name in INSTRUMENTS]
+        batches.labels, batches.codes = rows, np.arange(16)[:, None, None] * 1000 + np.tile(np.arange(400) % 96, (16, 4, 1))
+        batches.alike = {("solo", 3, piece): list(range(8 * piece, 8 * piece + 8)) for piece in (0, 1)}
+        texts = []
+        batches.tokenizer = type("Words", (), {"encode": lambda self, text: texts.append(text) or type("Ids", (), {"ids": [1]})})()
+        for times in (1, 2):
+            codes, _ = batches.taken_over(np.random.default_rng(1), 11, times)
+            clips = codes[0] // 1000
+            self.assertEqual((clips[0], (np.diff(clips) != 0).sum()), (11, times))
+            self.assertTrue((clips >= 8).all() and (codes % 1000 == np.arange(400) % 96).all())
+        self.assertTrue(all(name not in texts[1] for name in INSTRUMENTS), texts)
 
     def test_orthogonal_evens_out_singular_values(self):
         torch.manual_seed(0)

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 import re
+import shutil
 import string
 from collections import Counter
 from pathlib import Path
@@ -92,6 +93,9 @@ def load_tokenizer(settings: Settings) -> Tokenizer:
     folder = settings.work / "lm"
     if not (folder / "tokenizer.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
+        if settings.start_from:
+            shutil.copy(Path(settings.start_from) / "tokenizer.json", folder / "tokenizer.json")
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
         captions = caption_texts(settings)
         write_json(folder / "tokenizer.json", tokenizer_json(train_pieces(captions, settings), captions))
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
