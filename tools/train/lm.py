@@ -29,8 +29,9 @@ from .training import Average, Clock, Log, load_state, save_state, warm_hold_dec
 SAVE_SECONDS = 150
 HEAD_WIDTH = 32
 OWN_AFTER = 1000  # steps from nothing; before, what the model says is no use to it
-OWN = {"pieces": 0.5, "clips": 0.2}  # shares of the batches in which some of what is read was said by the model itself
-PIECES = 0.5  # share of the batches that are pieces of clips; the rest are whole clips
+OWN = {"pieces": 0.5, "clips": 0.1}  # shares of the batches in which some of what is read was said by the model itself
+PIECES = 0.3  # share of the batches that are pieces of clips; the rest are whole clips
+BOOKS = (1.75, 1.15, 0.7, 0.4)  # how much each codebook counts: pitch and timbre lie in the first ones, the last are half noise
 SHARPNESS = 3.5  # of the heads that look back: of what lies around the place that is meant they take in some frames
 TAKEOVERS = (0.45, 0.35, 0.2)  # shares of whole clips that are taken over never, once, twice
 FIRST, FIRST_WEIGHT = 20, 3.0  # frames, and how many times they count: there nothing but the text tells what it should be
@@ -352,7 +353,7 @@ def run(settings: Settings) -> None:
         own = float(rng.uniform(0.1, 0.5)) if speaks and rng.random() < OWN[kind] else 0.0
         losses = by_codebook(model(text, mask, codes, own))
         optimizer.zero_grad(set_to_none=True)
-        losses.mean().backward()
+        (losses * torch.tensor(BOOKS, device=losses.device)).mean().backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
