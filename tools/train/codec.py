@@ -144,7 +144,7 @@ class SpectralLoss(nn.Module):
 
 
 def total_loss(parts: dict[str, Tensor]) -> Tensor:
-    return parts["mel"] + 0.5 * parts["moments"] + 0.15 * parts["bass"] + 0.5 * parts["flutter"] + 0.3 * parts["linear"] + 0.1 * parts["wave"]
+    return parts["mel"] + 0.5 * parts["moments"] + 0.15 * parts["bass"] + 0.3 * parts["flutter"] + 0.3 * parts["linear"] + 0.1 * parts["wave"]
 
 
 def load_codec(settings: Settings) -> EncodecModel:

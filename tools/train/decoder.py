@@ -16,7 +16,7 @@ from .settings import Settings, write_json
 from .training import Average, Clock, Log, load_state, save_state, warm_hold_decay
 
 SAVE_SECONDS = 150
-SOLO = 0.5  # share of solo clips
+SOLO = 0.6  # share of solo clips
 CONTEXT = 4  # frames on each side that the loss leaves out: the decoder sees no neighbours there
 
 

@@ -9,7 +9,7 @@ import torch
 
 from .codec import QUANTISERS, load_codec
 from .compose import FRAME_RATE, PHRASE
-from .render import open_audio, plan
+from .render import open_audio, plan, without_rumble
 from .settings import Settings, write_json
 
 CHUNK = 16
@@ -50,7 +50,10 @@ def encode_split(split: str, settings: Settings) -> None:
             # One clip at a time: larger batches fall out of the processor's caches and take longer per clip.
             again = split == "train" and clips[index]["loop"]
             needed = (2 * LOOP_FRAMES + MARGIN) * 640 if again else settings.samples
-            clip = torch.from_numpy(audio[index, :needed].astype(np.float32) / 32768)[None, None].to(settings.device)
+            sound = audio[index].astype(np.float32) / 32768
+            if split == "train" and clips[index]["kind"] == "solo":
+                sound = without_rumble(sound, settings.sample_rate)
+            clip = torch.from_numpy(sound[:needed])[None, None].to(settings.device)
             found = codec.quantizer.encode(codec.encoder(clip))[:, 0].cpu().numpy().astype(np.uint16)  # [K, F]
             if again:
                 # From the second time on a loop is the same samples over and over, hence the same codes.

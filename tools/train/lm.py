@@ -30,11 +30,13 @@ SAVE_SECONDS = 150
 HEAD_WIDTH = 32
 OWN_AFTER = 1000  # steps from nothing; before, what the model says is no use to it
 OWN = {"pieces": 0.5, "clips": 0.1}  # shares of the batches in which some of what is read was said by the model itself
-PIECES = 0.3  # share of the batches that are pieces of clips; the rest are whole clips
+PIECES = 0.25  # share of the batches that are pieces of clips; the rest are whole clips
 BOOKS = (1.75, 1.15, 0.7, 0.4)  # how much each codebook counts: pitch and timbre lie in the first ones, the last are half noise
 SHARPNESS = 3.5  # of the heads that look back: of what lies around the place that is meant they take in some frames
-TAKEOVERS = (0.45, 0.35, 0.2)  # shares of whole clips that are taken over never, once, twice
-FIRST, FIRST_WEIGHT = 20, 3.0  # frames, and how many times they count: there nothing but the text tells what it should be
+PATCHED = 0.7  # share of whole clips whose bar is put together from parts of others
+PARTS = {"solo": (2, 4), "band": (2,)}  # of a bar: halves or quarters of a melody, the two chords of a band
+TAKEOVERS = (0.4, 0.4, 0.2)  # shares of whole clips that are taken over never, once, twice
+FIRST, FIRST_WEIGHT = 20, 4.0  # frames, and how many times they count: there nothing but the text tells what it should be
 
 
 def model_config(settings: Settings) -> MusicgenConfig:
@@ -180,8 +182,11 @@ def make_optimizer(model: LanguageModel, settings: Settings) -> MuonAdamW:
             text.append(parameter)
         else:
             (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
-    rate = settings.text_rate * (0.1 if settings.start_from else 1)
-    return MuonAdamW(matrices, others, text, settings.lm_rate, rate, decay=0.05)
+    return MuonAdamW(matrices, others, text, settings.lm_rate, text_rate(settings), decay=0.05)
+
+
+def text_rate(settings: Settings) -> float:
+    return settings.text_rate * (0.1 if settings.start_from else 1)
 
 
 @torch.no_grad()
@@ -232,23 +237,46 @@ class Batches:
         self.alike = defaultdict(list)
         for clip, row in enumerate(self.labels):
             self.alike[self.piece(row)].append(clip)
+        # The clip of each piece that sounds as a given one does: by the same instrument, or with the band of the same genre.
+        self.sounding = {(self.piece(row), self.sound(row)): clip for clip, row in enumerate(self.labels)}
+        self.pieces = {kind: [piece for piece in self.alike if piece[0] == kind] for kind in ("solo", "band")}
 
     @staticmethod
     def piece(row: dict) -> tuple:
         return (row["kind"], *row["seed"])
 
-    def taken_over(self, rng: np.random.Generator, clip: int, times: int) -> tuple[np.ndarray, list[int]]:
+    @staticmethod
+    def sound(row: dict) -> str:
+        return row["instrument" if row["kind"] == "solo" else "genre"]
+
+    def bars(self, rng: np.random.Generator, kind: str):
+        """From a clip to its codes [K, F], or to those of a bar over and over that is put together from parts of random pieces, the same
+        ones for every clip of the kind that is asked for: a few hundred melodies would be learnt by heart, and not looked back for."""
+        if rng.random() >= PATCHED:
+            return lambda clip: self.codes[clip]
+        count = int(rng.choice(PARTS[kind]))
+        pieces = [self.pieces[kind][int(i)] for i in rng.integers(0, len(self.pieces[kind]), count)]
+        length = LOOP_FRAMES // count
+
+        def patched(clip: int) -> np.ndarray:
+            sources = [self.sounding.get((piece, self.sound(self.labels[clip])), clip) for piece in pieces]
+            bar = [self.codes[source, :, LOOP_FRAMES + i * length : LOOP_FRAMES + (i + 1) * length] for i, source in enumerate(sources)]
+            return np.tile(np.concatenate(bar, 1), -(-self.settings.frames // LOOP_FRAMES))[:, : self.settings.frames]
+
+        return patched
+
+    def taken_over(self, rng: np.random.Generator, clip: int, times: int, codes_of) -> tuple[np.ndarray, list[int]]:
         """A clip's codes [K, F] that go on as another clip of the same notes from some frame on, once or twice, and words for it: as
         codes stand for the same stretch of notes in both, what is heard is the melody handed over in mid-phrase."""
         frames, labels = self.settings.frames, self.labels
         turns = np.sort(rng.choice(np.arange(40, frames - 40), times, replace=False))
-        codes, last = self.codes[clip].copy(), clip
+        codes, last = codes_of(clip).copy(), clip
         for turn in turns:
             others = [other for other in self.alike[self.piece(labels[clip])] if other != last]
             if not others:
                 break
             last = others[int(rng.integers(len(others)))]
-            codes[:, turn:] = self.codes[last][:, turn:]
+            codes[:, turn:] = codes_of(last)[:, turn:]
         then = {"then_instrument": labels[last]["instrument"], "then_genre": labels[last]["genre"]}
         words = captions({**labels[clip], **then, "kind": f"{labels[clip]['kind']} taken over"}, rng, 1, nameless=NAMELESS if times == 1 else 1)
         return codes, self.tokenizer.encode(words[0]).ids
@@ -269,11 +297,12 @@ class Batches:
         dropped = rng.random(size) < self.settings.text_dropout
         for row, clip in enumerate(clips):
             times = 0 if pieces else int(rng.choice(len(TAKEOVERS), p=TAKEOVERS))
+            codes_of = self.codes.__getitem__ if pieces else self.bars(rng, self.labels[clip]["kind"])
             if times > 0:
-                whole, words = self.taken_over(rng, clip, times)
+                whole, words = self.taken_over(rng, clip, times, codes_of)
                 dropped[row] |= rng.random() < 0.3
             else:
-                whole, words = self.codes[clip], self.text[clip][int(rng.integers(len(self.text[clip])))]
+                whole, words = codes_of(clip), self.text[clip][int(rng.integers(len(self.text[clip])))]
             start = int(rng.integers(0, frames - length + 1)) if rng.random() < 0.5 else 0
             codes.append(whole[:, start : start + length])
             rows.append(words)
@@ -337,6 +366,7 @@ def run(settings: Settings) -> None:
     optimizer = make_optimizer(model, settings)
     rng = np.random.default_rng((settings.seed, 12))
     state = load_state(folder / "state.pt", model=model, optimizer=optimizer, rng=rng)
+    optimizer.param_groups[-1]["scale"] = text_rate(settings)  # a stored run brings the one it began with
     average = Average(model, folder / "state.pt")
     averaged = LanguageModel(settings).to(settings.device)
     step, clock, log = state["step"], Clock(state["seconds"]), Log(folder / "log.jsonl", state["step"])

@@ -44,8 +44,9 @@ class Synth:
         if self.font < 0:
             raise SystemExit(f"FluidSynth could not load {font}")
 
-    def render(self, piece: Piece, seconds: float, low_cut: bool = False) -> np.ndarray:
-        """Mono float32 samples of the piece, cut at `seconds` with a 20 ms fade. The loudness is even to half of `LOUDNESS_STEP` dB."""
+    def render(self, piece: Piece, seconds: float, lead: bool = False) -> np.ndarray:
+        """Mono float32 samples of the piece, cut at `seconds` with a 20 ms fade. The loudness is even to half of `LOUDNESS_STEP` dB;
+        that of a `lead` is measured without its rumble, as it will be encoded."""
         lib, synth = self.lib, self.synth
         lib.fluid_synth_system_reset(synth)
         for channel, (bank, program, volume) in piece.programs.items():
@@ -70,9 +71,8 @@ class Synth:
                 lib.fluid_synth_noteoff(synth, note.channel, note.pitch)
         self._write(stereo, now, total)
         mono = stereo.mean(axis=0)
-        if low_cut:
-            mono = without_rumble(mono, self.sample_rate)
-        level = float(np.sqrt(np.mean(mono**2))) + 1e-9
+        heard = without_rumble(mono, self.sample_rate) if lead else mono
+        level = float(np.sqrt(np.mean(heard**2))) + 1e-9
         # In steps: the codec then meets each note at few levels, not at one for every clip.
         gain = 10 ** (LOUDNESS_STEP * round(20 * np.log10(0.1 / level) / LOUDNESS_STEP) / 20)
         mono *= min(gain, 0.95 / (float(np.abs(mono).max()) + 1e-9))
@@ -90,8 +90,8 @@ class Synth:
 
 
 def without_rumble(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """The audio with what lies below `LOW_CUT` taken out, as a mixing engineer does with a lead: 24 dB an octave, no phase shift. Only
-    for what is trained on: held-out sound is left as it is."""
+    """The audio with what lies below `LOW_CUT` taken out, as a mixing engineer does with a lead: 24 dB an octave, no phase shift. The
+    codes that are trained on are of such leads: rumble would take most of them up. The decoder learns to give it back."""
     spectrum = np.fft.rfft(audio)
     frequencies = np.maximum(np.fft.rfftfreq(len(audio), 1 / sample_rate), 1e-3)
     return np.fft.irfft(spectrum / np.sqrt(1 + (LOW_CUT / frequencies) ** 8), len(audio)).astype(np.float32)
@@ -208,7 +208,7 @@ def render_split(split: str, settings: Settings) -> None:
                 synth.reverb(bool(rng.random() < 0.5))
                 sound = equalised(synth.render(varied(piece, rng), settings.seconds), rng)
             else:
-                sound = synth.render(piece, settings.seconds, low_cut=split == "train" and clip["kind"] == "solo")
+                sound = synth.render(piece, settings.seconds, lead=split == "train" and clip["kind"] == "solo")
             audio[index] = np.round(sound * 32767).astype(np.int16)
             words = captions(piece.labels, np.random.default_rng((*clip["seed"], index, 3)))
             rows.append({"index": index, "seed": clip["seed"], **piece.labels, "captions": words})

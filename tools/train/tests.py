@@ -132,11 +132,27 @@ class LanguageModelParts(unittest.TestCase):
         texts = []
         batches.tokenizer = type("Words", (), {"encode": lambda self, text: texts.append(text) or type("Ids", (), {"ids": [1]})})()
         for times in (1, 2):
-            codes, _ = batches.taken_over(np.random.default_rng(1), 11, times)
+            codes, _ = batches.taken_over(np.random.default_rng(1), 11, times, batches.codes.__getitem__)
             clips = codes[0] // 1000
             self.assertEqual((clips[0], (np.diff(clips) != 0).sum()), (11, times))
             self.assertTrue((clips >= 8).all() and (codes % 1000 == np.arange(400) % 96).all())
         self.assertTrue(all(name not in texts[1] for name in INSTRUMENTS), texts)
+
+    def test_a_patched_bar_comes_again_and_has_the_same_parts_by_every_instrument(self):
+        batches = Batches.__new__(Batches)
+        batches.settings = Settings()
+        batches.labels = [{"kind": "solo", "instrument": name, "seed": [piece]} for piece in range(50) for name in INSTRUMENTS]
+        batches.codes = np.arange(400)[:, None, None] * 1000 + np.tile(np.arange(400) % 96, (400, 4, 1))
+        batches.pieces = {"solo": [("solo", piece) for piece in range(50)]}
+        batches.sounding = {(("solo", row["seed"][0]), row["instrument"]): clip for clip, row in enumerate(batches.labels)}
+        rng, changed = np.random.default_rng(2), 0
+        for _ in range(20):
+            codes_of = batches.bars(rng, "solo")
+            piano, violin = codes_of(0)[0], codes_of(1)[0]
+            self.assertTrue((piano % 1000 == np.arange(400) % 96).all() and (piano[:304] == piano[96:]).all())
+            self.assertTrue((violin - piano == 1000).all())
+            changed += len(set(piano // 1000)) > 1
+        self.assertGreater(changed, 8)
 
     def test_orthogonal_evens_out_singular_values(self):
         torch.manual_seed(0)
