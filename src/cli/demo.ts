@@ -16,9 +16,9 @@ import { saveClips } from "./clips.js";
 import { backendOption, jsonOption } from "./options.js";
 import { duration, printResult, ProgressLine } from "./output.js";
 
-const PROMPTS = ["a violin playing a slow melody", "bright electronic dance music with a synth lead"];
+const PROMPTS = ["a slow melody", "bright electronic dance music with a synth lead"];
 const SECONDS = 5;
-const STEERED = "trumpet"; // the name of a spec in the checkpoint's folder of vectors
+const STEERED = "flute"; // the name of a spec in the checkpoint's folder of vectors
 
 /** `tonearm demo`: the first clips, with nothing to download. */
 export function demoCommand(): Command {
