@@ -37,6 +37,8 @@ interface SeedOptions extends Shared {
   readonly strengths?: number | readonly number[];
   readonly guidance?: number;
   readonly temperature?: number;
+  readonly steerSeconds?: number;
+  readonly choiceClips?: number;
   readonly quick?: boolean;
   readonly vectors?: string;
 }
@@ -67,6 +69,11 @@ function seedCommand(): Command {
     .option("--pairs <n>", "of classes, for each task (default: 6)", parseNumber("--pairs"))
     .option("--clips <n>", "continued for each pair and condition (default: 16)", parseNumber("--clips"))
     .option("--fit-clips <n>", "of each class, to fit directions on (default: 40)", parseNumber("--fit-clips"))
+    .option(
+      "--choice-clips <n>",
+      "of each pair, to choose place and strength on (default: 6)",
+      parseNumber("--choice-clips"),
+    )
     .option("--seconds <s>", "of a continuation (default: 3.5)", parseNumber("--seconds"))
     .option("--prompt-seconds <s>", "that are continued (default: 4)", parseNumber("--prompt-seconds"))
     .option(
@@ -76,6 +83,11 @@ function seedCommand(): Command {
     )
     .option("--guidance <g>", "of continuations; 1 turns it off (default: 3)", parseNumber("--guidance"))
     .option("--temperature <t>", "of continuations (default: 1)", parseNumber("--temperature"))
+    .option(
+      "--steer-seconds <s>",
+      "steered for, after the prompt (default: to the end)",
+      parseNumber("--steer-seconds"),
+    )
     .option(
       "--vectors <folder>",
       "write classes whose directions beat random ones there, as steering by name (MODEL/vectors)",

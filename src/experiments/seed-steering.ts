@@ -43,6 +43,7 @@ export interface Steered {
   readonly strength: number;
   readonly rows: RowChoice;
   readonly random?: boolean | undefined; // a random direction instead, of the same norm
+  readonly seconds?: number | undefined; // from the end of the prompt on; absent: to the end of the clip
 }
 
 /** What became of one continuation. The prompt is left out of all measures. */
@@ -195,19 +196,20 @@ function steeringOf(model: MusicGen, settings: SeedSettings, pair: Pair, how: St
 
 /**
  * The spec of a transfer: h ← h + s v, v from the mean of one class to that of the other. Several residual streams share s: each step
- * is passed on to the next one.
+ * is passed on to the next one. It acts after the prompt, for `seconds` or to the end.
  *
  * @param file of the vectors, for a spec that is kept
  */
 export function transferSpec(
   to: string,
-  { sites, strength, rows }: Pick<Steered, "sites" | "strength" | "rows">,
+  { sites, strength, rows, seconds }: Pick<Steered, "sites" | "strength" | "rows" | "seconds">,
   promptSeconds: number,
   file = "vectors.safetensors",
 ): SteeringSpec {
   const each = strength / (typeof sites === "string" ? 1 : sites.length);
+  const until = seconds === undefined ? {} : { until: promptSeconds + seconds };
   const step = { concept: to, sites, operator: "add", unit: "raw", strength: each, rows };
-  return parseSpec({ vectors: { vectors: file }, segments: [{ from: promptSeconds, steer: [step] }] });
+  return parseSpec({ vectors: { vectors: file }, segments: [{ from: promptSeconds, ...until, steer: [step] }] });
 }
 
 function optionsOf(settings: SeedSettings, text: string, promptAudio: readonly Audio[], seed: number) {

@@ -44,6 +44,7 @@ export interface SeedSettings {
   readonly strengths: readonly number[];
   readonly guidance: number; // of continuations; 1 turns it off
   readonly temperature: number; // of continuations
+  readonly steerSeconds: number | null; // that are steered, from the end of the prompt on; null: to the end
   readonly penalties: readonly number[]; // that logistic regression chooses from
   readonly seed: number;
 }
@@ -117,6 +118,7 @@ const DEFAULTS: SeedSettings = {
   strengths: [0.3, 0.6, 1, 1.5],
   guidance: 3,
   temperature: 1,
+  steerSeconds: null,
   penalties: LOGISTIC_PENALTIES,
   seed: 0,
 };
@@ -160,6 +162,7 @@ export function seedSettings(options: SomeSettings & { readonly quick?: boolean 
     strengths: options.strengths ?? base.strengths,
     guidance: options.guidance ?? base.guidance,
     temperature: options.temperature ?? base.temperature,
+    steerSeconds: options.steerSeconds ?? base.steerSeconds,
     penalties: options.penalties ?? base.penalties,
     seed: options.seed ?? base.seed,
   };
@@ -169,6 +172,14 @@ export function seedSettings(options: SomeSettings & { readonly quick?: boolean 
       asked: `${key} ${settings[key]}`,
       found: "out of range",
       todo: "Give a whole number of 1 to 64",
+    });
+  }
+  const { steerSeconds, seconds } = settings;
+  if (steerSeconds !== null && !(steerSeconds > 0 && steerSeconds <= seconds)) {
+    throw new UsageError({
+      asked: `steered for ${steerSeconds} s`,
+      found: `out of range, as a continuation takes ${seconds} s`,
+      todo: "Give more than 0 and at most that, or leave it out to steer to the end",
     });
   }
   return settings;
@@ -260,6 +271,7 @@ async function choose(
   pairs: readonly Pair[],
 ): Promise<{ readonly candidates: readonly Candidate[]; readonly choice: Choice; readonly second: Choice }> {
   const { model, stages, settings } = runs;
+  const span = spanOf(settings);
   const depth = model.config.decoder.layers;
   const all = Array.from({ length: depth }, (_, layer) => layer);
   const single = all.map((layer): Place => ({ at: "residual", layers: [layer] }));
@@ -273,7 +285,7 @@ async function choose(
         const fit = classes.find(({ name: own }) => own === pair.from)?.fit.slice(0, settings.choiceClips) ?? [];
         const prompts = prepared.get(pair) ?? (await preparePrompts(runs, task, pair, fit));
         prepared.set(pair, prompts);
-        const steering = { ...how, vectors: vectors[MAIN] };
+        const steering = { ...how, ...span, vectors: vectors[MAIN] };
         const quiet = { ...runs, settings: { ...settings, clips: 0 } }; // no divergence here
         return { found: await runCondition(quiet, prompts, { name, asksFor: "nothing", steering }, `choice/${task}`) };
       });
@@ -306,6 +318,10 @@ function bestOf(candidates: readonly Candidate[]): Choice {
   return { at, layers, strength, rows };
 }
 
+function spanOf({ steerSeconds }: SeedSettings): Pick<Steered, "seconds"> {
+  return { seconds: steerSeconds ?? undefined };
+}
+
 /** Every condition on clips that nothing was fitted or chosen on. */
 async function evaluate(
   runs: SteeringRuns,
@@ -317,7 +333,8 @@ async function evaluate(
   second: Choice,
 ): Promise<readonly PairOutcomes[]> {
   const { stages, settings, model } = runs;
-  const main = { vectors: vectors[MAIN], sites: sitesOf(choice), strength: choice.strength, rows: choice.rows };
+  const { strength, rows } = choice;
+  const main = { vectors: vectors[MAIN], sites: sitesOf(choice), strength, rows, ...spanOf(settings) };
   const other = { ...main, sites: sitesOf(second), strength: second.strength, rows: second.rows };
   const otherName = secondName(second);
   const steered = (name: string, steering: Steered): Condition => ({ name, asksFor: "nothing", steering });
@@ -334,6 +351,7 @@ async function evaluate(
     { name: "text of the change and steered", asksFor: "change", steering: main },
     steered("wrong layer", { ...main, vectors: fromOtherLayers(vectors[MAIN], model.config.decoder.layers) }),
     steered("conditional row only", { ...main, rows: "cond" }),
+    ...(main.seconds === undefined ? [] : [steered("steered to the end", { ...main, seconds: undefined })]),
     steered(otherName, other),
     steered(`${otherName}, random direction`, { ...other, random: true }),
     ...COMPARED.filter((name) => name !== MAIN).map((name) =>

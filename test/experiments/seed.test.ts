@@ -35,6 +35,7 @@ const MINIATURE = {
   choiceClips: 1,
   seconds: 0.3,
   promptSeconds: 0.2,
+  steerSeconds: 0.2,
   sourceSeconds: 0.5,
   strengths: [0.5],
   penalties: [0.1],
@@ -62,7 +63,7 @@ describe("the experiment in miniature, on random weights with a judge that guess
       expect(new Set([choice?.at, second?.at])).toEqual(new Set(["residual", "heads"]));
       const other = second?.at === "heads" ? "heads" : "residual stream";
       const names = pairs.map(({ condition }) => condition);
-      expect(names).toEqual(expect.arrayContaining([other, `${other}, random direction`, "random direction 0.5"]));
+      expect(names).toEqual(expect.arrayContaining([other, `${other}, random direction`, "steered to the end"]));
     }
 
     const files = await writeSeedReport(folder, result);
@@ -87,6 +88,8 @@ describe("the experiment in miniature, on random weights with a judge that guess
 
   it("refuses numbers that make no experiment", () => {
     expect(() => seedSettings({ clips: 0 })).toThrow("clips 0");
+    expect(() => seedSettings({ seconds: 3, steerSeconds: 4 })).toThrow("steered for 4 s");
+    expect(() => seedSettings({ steerSeconds: 0 })).toThrow("steered for 0 s");
     expect(seedSettings({ quick: true, pairs: 3 })).toMatchObject({ pairs: 3, clips: 8 });
   });
 });

@@ -24,7 +24,7 @@ BACKING_WORDS = {
     "classical": ("strings", "cello and strings", "a gentle accompaniment", "an orchestra"),
     "electronic": ("a four on the floor beat", "synth bass and pads", "a dance beat", "pulsing synths and a kick drum"),
     "rock": ("drums, bass and power chords", "a loud band", "driving drums", "heavy guitars and drums"),
-    "jazz": ("walking bass and brushes", "a swinging rhythm section", "double bass and ride cymbal", "a jazz trio"),
+    "jazz": ("walking bass and brushes", "a swinging rhythm section", "double bass and ride cymbal", "a horn section"),
 }
 
 NAMELESS = 0.1  # captions that name neither instrument nor genre: a text that asks for nothing is then one the model knows

@@ -27,6 +27,9 @@ INSTRUMENTS = {
     "synth lead": 81,
 }
 
+# A guitar sounds an octave below what is written. Up where the others play, nothing but its rumble tells it from a trumpet.
+OCTAVE_BELOW = ("distorted guitar",)
+
 TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 SCALES = {
     "major": (0, 2, 4, 5, 7, 9, 11),
@@ -48,7 +51,7 @@ FRAME_RATE = 50  # frames of the codec in a second
 DRUM_CHANNEL = 9
 PHRASE = 1.92  # seconds that a loop's phrase takes: 96 frames of the codec, which 3 and 4 beats divide
 LONGEST = 0.96  # seconds that a note of a loop takes at most: none is held for so long that a codec could be thought to be stuck
-KICK, SNARE, CLAP, CLOSED_HAT, PEDAL_HAT, OPEN_HAT, CRASH, RIDE, RIM = 36, 38, 39, 42, 44, 46, 49, 51, 37
+KICK, SNARE, CLAP, CLOSED_HAT, PEDAL_HAT, OPEN_HAT, CRASH, RIDE = 36, 38, 39, 42, 44, 46, 49, 51
 
 
 @dataclass(frozen=True)
@@ -373,10 +376,11 @@ def _rock(rng, w: Writer, tonic: int, changes: list[Change], bars: int, beats: i
 
 
 def _jazz(rng, w: Writer, tonic: int, changes: list[Change], bars: int, beats: int) -> None:
-    w.program(1, int(_choose(rng, (0, 26))), 68)
-    w.program(2, 32, 104)
-    w.program(DRUM_CHANNEL, 32, 92, bank=128)
-    comps = ((0, 1.5, 2.5), (0.5, 1.5, 3.5), (0.5, 2, 3.5), (1.5, 2.5, 3.5))
+    """What tells it from the others must lie below 6 kHz, where the codec hears: brass in syncopation, a bass and a snare that swing."""
+    w.program(1, 61, 80)
+    w.program(2, 32, 110)
+    w.program(DRUM_CHANNEL, 32, 100, bank=128)
+    comps = ((0.5, 1.5, 2.5), (0.5, 1.5, 3.5), (0.5, 2.5, 3.5), (1.5, 2.5, 3.5))
     for number, chord in enumerate(changes):
         low = _bass_pitch(tonic, chord)
         target = _bass_pitch(tonic, changes[(number + 1) % len(changes)])
@@ -385,20 +389,21 @@ def _jazz(rng, w: Writer, tonic: int, changes: list[Change], bars: int, beats: i
         # Walk root, third, fifth, then approach the next root by a semitone.
         approach = target + (1 if fifth > target else -1)
         for step, pitch in enumerate([*(low, third, fifth)[: int(chord.length) - 1], approach]):
-            w.note(2, chord.start + step, 0.9, pitch, 98)
+            w.note(2, chord.start + step, 0.6, pitch, 104)
+            w.note(2, chord.start + step + 0.5, 0.3, pitch, 84)
     for bar in range(bars):
         start = bar * beats
         for beat in _choose(rng, comps):
             if beat < beats:
                 for pitch in _voicing(tonic, _sounding(changes, start + beat), 53):
-                    w.note(1, start + beat, 0.45, pitch, 100)
+                    w.note(1, start + beat, 0.35, pitch, 104)
         for beat in range(beats):
-            w.note(DRUM_CHANNEL, start + beat, 0.5, RIDE, 64)
+            w.note(DRUM_CHANNEL, start + beat, 0.5, RIDE, 96)
+            w.note(DRUM_CHANNEL, start + beat, 0.25, KICK, 72)
+            w.note(DRUM_CHANNEL, start + beat + 0.5, 0.25, SNARE, 88 if beat % 2 else 70)
             if beat % 2:
-                w.note(DRUM_CHANNEL, start + beat + 0.5, 0.25, RIDE, 50)
-                w.note(DRUM_CHANNEL, start + beat, 0.25, PEDAL_HAT, 80)
-        if rng.random() < 0.3:
-            w.note(DRUM_CHANNEL, start + 2.5, 0.25, RIM, 70)
+                w.note(DRUM_CHANNEL, start + beat + 0.5, 0.25, RIDE, 84)
+                w.note(DRUM_CHANNEL, start + beat, 0.25, PEDAL_HAT, 100)
 
 
 ACCOMPANIMENTS = {"classical": _classical, "electronic": _electronic, "rock": _rock, "jazz": _jazz}
@@ -441,8 +446,9 @@ def compose(
     length = bars * beats / len(chords)
     changes = [Change(i * length, length, *chord) for i, chord in enumerate(chords)]
     w.program(0, INSTRUMENTS[instrument], 112)
+    octave = -12 if instrument in OCTAVE_BELOW else 0
     for beat, length, pitch in _melody(rng, rhythms, scale, tonic, changes, bars, beats, center):
-        w.note(0, beat, length * 0.95, pitch, 100)
+        w.note(0, beat, length * 0.95, pitch + octave, 100)
     if kind == "band":
         w.swing = STYLES[band or genre].swing
         ACCOMPANIMENTS[band or genre](np.random.default_rng((*seed, 2)), w, tonic, changes, bars, beats)

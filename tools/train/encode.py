@@ -52,7 +52,7 @@ def encode_split(split: str, settings: Settings) -> None:
             needed = (2 * LOOP_FRAMES + MARGIN) * 640 if again else settings.samples
             sound = audio[index].astype(np.float32) / 32768
             if split == "train" and clips[index]["kind"] == "solo":
-                sound = without_rumble(sound, settings.sample_rate)
+                sound = without_rumble(sound, settings.sample_rate, clips[index]["instrument"])
             clip = torch.from_numpy(sound[:needed])[None, None].to(settings.device)
             found = codec.quantizer.encode(codec.encoder(clip))[:, 0].cpu().numpy().astype(np.uint16)  # [K, F]
             if again:

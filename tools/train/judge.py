@@ -165,7 +165,7 @@ def features_of(split: str, settings: Settings, version: str) -> Tensor:
     for index, clip in enumerate(plan(split, settings)):
         sound = audio[index].astype(np.float32) / 32768
         if version != "clean" and clip["kind"] == "solo" and rng.random() < 0.5:
-            sound = without_rumble(sound, settings.sample_rate)
+            sound = without_rumble(sound, settings.sample_rate, clip["instrument"])
         rows.append(compute(VERSIONS[version](sound, rng)))
     torch.save(torch.stack(rows), path)
     return torch.stack(rows)

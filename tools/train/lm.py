@@ -30,12 +30,14 @@ SAVE_SECONDS = 150
 HEAD_WIDTH = 32
 OWN_AFTER = 1000  # steps from nothing; before, what the model says is no use to it
 OWN = {"pieces": 0.5, "clips": 0.1}  # shares of the batches in which some of what is read was said by the model itself
-PIECES = 0.25  # share of the batches that are pieces of clips; the rest are whole clips
+PIECES = 0.35  # share of the batches that are pieces of clips; the rest are whole clips
 BOOKS = (1.75, 1.15, 0.7, 0.4)  # how much each codebook counts: pitch and timbre lie in the first ones, the last are half noise
 SHARPNESS = 3.5  # of the heads that look back: of what lies around the place that is meant they take in some frames
-PATCHED = 0.7  # share of whole clips whose bar is put together from parts of others
-PARTS = {"solo": (2, 4), "band": (2,)}  # of a bar: halves or quarters of a melody, the two chords of a band
-TAKEOVERS = (0.4, 0.4, 0.2)  # shares of whole clips that are taken over never, once, twice
+PATCHED = 0.85  # share of whole clips whose bar is put together from parts of others
+ON_THE_BEAT = 0.4  # share of those bars whose parts are of one length and keep their place in the bar
+PARTS = {"solo": (2, 3, 4, 6), "band": (2, 3, 4)}  # of a bar
+TAKEOVERS = (0.3, 0.4, 0.3)  # shares of whole clips that are taken over never, once, twice
+TAKEN_WEIGHT = 3.0  # times that the bar after a takeover counts: the same notes by another sound are harder than what is played again
 FIRST, FIRST_WEIGHT = 20, 4.0  # frames, and how many times they count: there nothing but the text tells what it should be
 
 
@@ -114,11 +116,9 @@ class LanguageModel(nn.Module):
         return logits.reshape(*inputs.shape, -1)
 
 
-def by_codebook(losses: Tensor) -> Tensor:
-    """The mean of losses [B, K, F] for every codebook [K], in which the first frames count more."""
-    weights = torch.ones(losses.shape[2], device=losses.device)
-    weights[:FIRST] = FIRST_WEIGHT
-    return (losses * weights).mean((0, 2)) / weights.mean()
+def by_codebook(losses: Tensor, weights: Tensor) -> Tensor:
+    """The mean of losses [B, K, F] for every codebook [K]; `weights` [B, F] tell how much each frame counts."""
+    return (losses * weights[:, None]).mean((0, 2)) / weights.mean()
 
 
 def delayed(codes: Tensor, pad: int) -> Tensor:
@@ -256,30 +256,39 @@ class Batches:
             return lambda clip: self.codes[clip]
         count = int(rng.choice(PARTS[kind]))
         pieces = [self.pieces[kind][int(i)] for i in rng.integers(0, len(self.pieces[kind]), count)]
-        length = LOOP_FRAMES // count
+        frames, shifts = np.arange(LOOP_FRAMES), np.zeros(count, int)
+        if rng.random() < ON_THE_BEAT:
+            edges = frames[:: LOOP_FRAMES // count]
+        else:
+            edges = np.concatenate([[0], np.sort(rng.choice(frames[1:], count - 1, replace=False))])
+            shifts = rng.integers(0, LOOP_FRAMES, count)
+        part = np.searchsorted(edges, frames, side="right") - 1  # of every frame of the bar
+        taken = LOOP_FRAMES + (frames + shifts[part]) % LOOP_FRAMES  # from the second bar on a loop repeats exactly
 
         def patched(clip: int) -> np.ndarray:
-            sources = [self.sounding.get((piece, self.sound(self.labels[clip])), clip) for piece in pieces]
-            bar = [self.codes[source, :, LOOP_FRAMES + i * length : LOOP_FRAMES + (i + 1) * length] for i, source in enumerate(sources)]
-            return np.tile(np.concatenate(bar, 1), -(-self.settings.frames // LOOP_FRAMES))[:, : self.settings.frames]
+            sources = np.array([self.sounding.get((piece, self.sound(self.labels[clip])), clip) for piece in pieces])
+            bar = self.codes[sources[part], :, taken].T  # [K, LOOP_FRAMES]
+            return np.tile(bar, -(-self.settings.frames // LOOP_FRAMES))[:, : self.settings.frames]
 
         return patched
 
-    def taken_over(self, rng: np.random.Generator, clip: int, times: int, codes_of) -> tuple[np.ndarray, list[int]]:
-        """A clip's codes [K, F] that go on as another clip of the same notes from some frame on, once or twice, and words for it: as
-        codes stand for the same stretch of notes in both, what is heard is the melody handed over in mid-phrase."""
+    def taken_over(self, rng: np.random.Generator, clip: int, times: int, codes_of) -> tuple[np.ndarray, list[int], np.ndarray]:
+        """A clip's codes [K, F] that go on as another clip of the same notes from some frame on, once or twice, words for it, and how
+        much each frame counts [F]: as codes stand for the same stretch of notes in both, what is heard is the melody handed over in
+        mid-phrase."""
         frames, labels = self.settings.frames, self.labels
         turns = np.sort(rng.choice(np.arange(40, frames - 40), times, replace=False))
-        codes, last = codes_of(clip).copy(), clip
+        codes, last, weights = codes_of(clip).copy(), clip, np.ones(frames, np.float32)
         for turn in turns:
             others = [other for other in self.alike[self.piece(labels[clip])] if other != last]
             if not others:
                 break
             last = others[int(rng.integers(len(others)))]
             codes[:, turn:] = codes_of(last)[:, turn:]
+            weights[turn : turn + LOOP_FRAMES] = TAKEN_WEIGHT
         then = {"then_instrument": labels[last]["instrument"], "then_genre": labels[last]["genre"]}
         words = captions({**labels[clip], **then, "kind": f"{labels[clip]['kind']} taken over"}, rng, 1, nameless=NAMELESS if times == 1 else 1)
-        return codes, self.tokenizer.encode(words[0]).ids
+        return codes, self.tokenizer.encode(words[0]).ids, weights
 
     def texts(self, rows: list[list[int]], dropped: np.ndarray) -> tuple[Tensor, Tensor]:
         width = max(len(row) for row in rows)
@@ -287,27 +296,29 @@ class Batches:
         mask = (text != 0).long() * torch.from_numpy(~dropped)[:, None].long()
         return text, mask
 
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole clips, most of them taken over by others that play the same notes; or as many frames in pieces of a quarter, which end
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Text ids and mask [B, S], codes [B, K, F] and how much each frame counts [B, F]. Whole clips, most of them taken over by others that play the same notes; or as many frames in pieces of a quarter, which end
         before a phrase comes again: there the text is all that tells what is to be heard."""
         size, frames = self.settings.lm_batch, self.settings.frames
         pieces = rng.random() < PIECES
         size, length = (4 * size, frames // 4) if pieces else (size, frames)
-        clips, rows, codes = rng.integers(0, len(self.labels), size), [], []
+        clips, rows, codes, weights = rng.integers(0, len(self.labels), size), [], [], np.ones((size, length), np.float32)
         dropped = rng.random(size) < self.settings.text_dropout
         for row, clip in enumerate(clips):
             times = 0 if pieces else int(rng.choice(len(TAKEOVERS), p=TAKEOVERS))
             codes_of = self.codes.__getitem__ if pieces else self.bars(rng, self.labels[clip]["kind"])
             if times > 0:
-                whole, words = self.taken_over(rng, clip, times, codes_of)
+                whole, words, counts = self.taken_over(rng, clip, times, codes_of)
                 dropped[row] |= rng.random() < 0.3
             else:
-                whole, words = codes_of(clip), self.text[clip][int(rng.integers(len(self.text[clip])))]
+                whole, words, counts = codes_of(clip), self.text[clip][int(rng.integers(len(self.text[clip])))], np.ones(frames, np.float32)
             start = int(rng.integers(0, frames - length + 1)) if rng.random() < 0.5 else 0
             codes.append(whole[:, start : start + length])
+            weights[row] = counts[start : start + length]
             rows.append(words)
+        weights[:, :FIRST] = FIRST_WEIGHT
         text, mask = self.texts(rows, dropped)
-        return text, mask, torch.from_numpy(np.stack(codes).astype(np.int64))
+        return text, mask, torch.from_numpy(np.stack(codes).astype(np.int64)), torch.from_numpy(weights)
 
 
 @torch.no_grad()
@@ -377,11 +388,11 @@ def run(settings: Settings) -> None:
         rate = settings.lm_rate * warm_hold_decay(step, clock.seconds() / budget, warm=60, hold=0.5)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        text, mask, codes = (t.to(settings.device) for t in batches.draw(rng))
+        text, mask, codes, weights = (t.to(settings.device) for t in batches.draw(rng))
         speaks = bool(settings.start_from) or step > OWN_AFTER
         kind = "clips" if codes.shape[2] == settings.frames else "pieces"  # in whole clips it would learn to distrust what it heard before
         own = float(rng.uniform(0.1, 0.5)) if speaks and rng.random() < OWN[kind] else 0.0
-        losses = by_codebook(model(text, mask, codes, own))
+        losses = by_codebook(model(text, mask, codes, own), weights)
         optimizer.zero_grad(set_to_none=True)
         (losses * torch.tensor(BOOKS, device=losses.device)).mean().backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)

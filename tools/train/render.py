@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from .captions import captions
-from .compose import DRUM_CHANNEL, GENRES, INSTRUMENTS, Piece, compose
+from .compose import DRUM_CHANNEL, GENRES, INSTRUMENTS, OCTAVE_BELOW, Piece, compose
 from .settings import Settings, write_json
 
 # Every split has its own number, so that no two splits share a melody.
 SPLITS = {"train": 0, "heldout": 1, "judge": 2, "judge2": 3}
 CHUNK = 64
 LOUDNESS_STEP = 4.0  # dB
-LOW_CUT = 200.0  # Hz; a lead's lowest note is at 262
+LOW_CUT = 200.0  # Hz; a lead's lowest note is at 262, or an octave lower
 
 
 class Synth:
@@ -44,9 +44,9 @@ class Synth:
         if self.font < 0:
             raise SystemExit(f"FluidSynth could not load {font}")
 
-    def render(self, piece: Piece, seconds: float, lead: bool = False) -> np.ndarray:
+    def render(self, piece: Piece, seconds: float, lead: str = "") -> np.ndarray:
         """Mono float32 samples of the piece, cut at `seconds` with a 20 ms fade. The loudness is even to half of `LOUDNESS_STEP` dB;
-        that of a `lead` is measured without its rumble, as it will be encoded."""
+        that of a `lead`, an instrument alone, is measured without its rumble, as it will be encoded."""
         lib, synth = self.lib, self.synth
         lib.fluid_synth_system_reset(synth)
         for channel, (bank, program, volume) in piece.programs.items():
@@ -71,7 +71,7 @@ class Synth:
                 lib.fluid_synth_noteoff(synth, note.channel, note.pitch)
         self._write(stereo, now, total)
         mono = stereo.mean(axis=0)
-        heard = without_rumble(mono, self.sample_rate) if lead else mono
+        heard = without_rumble(mono, self.sample_rate, lead) if lead else mono
         level = float(np.sqrt(np.mean(heard**2))) + 1e-9
         # In steps: the codec then meets each note at few levels, not at one for every clip.
         gain = 10 ** (LOUDNESS_STEP * round(20 * np.log10(0.1 / level) / LOUDNESS_STEP) / 20)
@@ -89,17 +89,18 @@ class Synth:
             self.lib.fluid_synth_write_float(self.synth, end - start, left, start, 1, right, start, 1)
 
 
-def without_rumble(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    """The audio with what lies below `LOW_CUT` taken out, as a mixing engineer does with a lead: 24 dB an octave, no phase shift. The
+def without_rumble(audio: np.ndarray, sample_rate: int, instrument: str) -> np.ndarray:
+    """The audio of an instrument with what lies below its notes taken out, as a mixing engineer does with a lead: 24 dB an octave, no phase shift. The
     codes that are trained on are of such leads: rumble would take most of them up. The decoder learns to give it back."""
     spectrum = np.fft.rfft(audio)
     frequencies = np.maximum(np.fft.rfftfreq(len(audio), 1 / sample_rate), 1e-3)
-    return np.fft.irfft(spectrum / np.sqrt(1 + (LOW_CUT / frequencies) ** 8), len(audio)).astype(np.float32)
+    cut = LOW_CUT / 2 if instrument in OCTAVE_BELOW else LOW_CUT
+    return np.fft.irfft(spectrum / np.sqrt(1 + (cut / frequencies) ** 8), len(audio)).astype(np.float32)
 
 
-# Programs that count as the same part, for the judge's ears: bright piano, steel strings, overdrive, square lead, marimba, other
-# basses, pads and keys. Any drum kit may play any genre: its rhythm is to be recognised, not its samples.
-ALIKE = {0: (0, 0, 1), 24: (24, 25), 30: (29, 30), 81: (80, 81, 81), 40: (40, 40, 41), 13: (13, 13, 12), 32: (32, 33, 35)}
+# Programs that count as the same part, for the judge's ears: bright piano, all that is bowed, other flutes, steel strings, overdrive,
+# square lead, marimba, other basses, pads and keys. Any drum kit may play any genre: its rhythm is to be recognised, not its samples.
+ALIKE = {0: (0, 0, 1), 24: (24, 25), 30: (29, 30), 81: (80, 81, 81), 40: (40, 40, 41, 110, 42, 48), 73: (73, 73, 72, 74, 75), 13: (13, 13, 12), 32: (32, 33, 35)}
 ALIKE |= {38: (38, 39, 87), 80: (80, 81, 90), 33: (33, 34, 35), 29: (29, 30), 26: (26, 27, 4, 0), 89: (88, 89, 90, 50), 50: (50, 51, 90)}
 KITS = (0, 8, 16, 24, 25, 32, 40)
 
@@ -208,7 +209,7 @@ def render_split(split: str, settings: Settings) -> None:
                 synth.reverb(bool(rng.random() < 0.5))
                 sound = equalised(synth.render(varied(piece, rng), settings.seconds), rng)
             else:
-                sound = synth.render(piece, settings.seconds, lead=split == "train" and clip["kind"] == "solo")
+                sound = synth.render(piece, settings.seconds, lead=clip["instrument"] if split == "train" and clip["kind"] == "solo" else "")
             audio[index] = np.round(sound * 32767).astype(np.int16)
             words = captions(piece.labels, np.random.default_rng((*clip["seed"], index, 3)))
             rows.append({"index": index, "seed": clip["seed"], **piece.labels, "captions": words})

@@ -24,7 +24,7 @@ class Settings:
     # A checkpoint's folder: codec, language model and tokenizer go on from its own; empty: from nothing.
     start_from: str = ""
     # One round is one solo melody by each of 8 instruments and 8 band clips: 16 clips.
-    rounds: dict[str, int] = field(default_factory=lambda: {"train": 230, "heldout": 18, "judge": 44, "judge2": 36})
+    rounds: dict[str, int] = field(default_factory=lambda: {"train": 600, "heldout": 18, "judge": 44, "judge2": 36})
     fonts: dict[str, str] = field(default_factory=lambda: {"train": FLUID, "heldout": FLUID, "judge": TIM, "judge2": CSOUND})
     # Codec (EnCodec, the official geometry, narrower).
     codec_filters: int = 16
