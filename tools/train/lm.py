@@ -297,8 +297,9 @@ class Batches:
         return text, mask
 
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Text ids and mask [B, S], codes [B, K, F] and how much each frame counts [B, F]. Whole clips, most of them taken over by others that play the same notes; or as many frames in pieces of a quarter, which end
-        before a phrase comes again: there the text is all that tells what is to be heard."""
+        """Text ids and mask [B, S], codes [B, K, F] and how much each frame counts [B, F]. Whole clips, most of them taken over by others
+        that play the same notes; or as many frames in pieces of a quarter, which end before a phrase comes again: there the text is all
+        that tells what is to be heard."""
         size, frames = self.settings.lm_batch, self.settings.frames
         pieces = rng.random() < PIECES
         size, length = (4 * size, frames // 4) if pieces else (size, frames)

@@ -100,8 +100,9 @@ def without_rumble(audio: np.ndarray, sample_rate: int, instrument: str) -> np.n
 
 # Programs that count as the same part, for the judge's ears: bright piano, all that is bowed, other flutes, steel strings, overdrive,
 # square lead, marimba, other basses, pads and keys. Any drum kit may play any genre: its rhythm is to be recognised, not its samples.
-ALIKE = {0: (0, 0, 1), 24: (24, 25), 30: (29, 30), 81: (80, 81, 81), 40: (40, 40, 41, 110, 42, 48), 73: (73, 73, 72, 74, 75), 13: (13, 13, 12), 32: (32, 33, 35)}
-ALIKE |= {38: (38, 39, 87), 80: (80, 81, 90), 33: (33, 34, 35), 29: (29, 30), 26: (26, 27, 4, 0), 89: (88, 89, 90, 50), 50: (50, 51, 90)}
+ALIKE = {0: (0, 0, 1), 24: (24, 25), 30: (29, 30), 81: (80, 81, 81), 40: (40, 40, 41, 110, 42, 48), 73: (73, 73, 72, 74, 75)}
+ALIKE |= {13: (13, 13, 12), 32: (32, 33, 35), 38: (38, 39, 87), 80: (80, 81, 90), 33: (33, 34, 35), 29: (29, 30)}
+ALIKE |= {89: (88, 89, 90, 50), 50: (50, 51, 90)}
 KITS = (0, 8, 16, 24, 25, 32, 40)
 
 
