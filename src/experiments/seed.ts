@@ -113,7 +113,7 @@ const DEFAULTS: SeedSettings = {
   fitClips: 40,
   choiceClips: 6,
   seconds: 3.5,
-  promptSeconds: 4, // a loop's phrase takes up to 3.6 s
+  promptSeconds: 4, // two bars of the demo checkpoint's loops
   sourceSeconds: 8,
   strengths: [0.3, 0.6, 1, 1.5],
   guidance: 3,

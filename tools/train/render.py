@@ -18,7 +18,7 @@ from .settings import Settings, write_json
 SPLITS = {"train": 0, "heldout": 1, "judge": 2, "judge2": 3}
 CHUNK = 64
 LOUDNESS_STEP = 4.0  # dB
-LOW_CUT = 200.0  # Hz; a lead's lowest note is at 262, or an octave lower
+LOW_CUT = 200.0  # Hz; a lead's lowest note is at 262. Half of it where the lead plays an octave below
 
 
 class Synth:
@@ -90,8 +90,8 @@ class Synth:
 
 
 def without_rumble(audio: np.ndarray, sample_rate: int, instrument: str) -> np.ndarray:
-    """The audio of an instrument with what lies below its notes taken out, as a mixing engineer does with a lead: 24 dB an octave, no phase shift. The
-    codes that are trained on are of such leads: rumble would take most of them up. The decoder learns to give it back."""
+    """The audio of an instrument with what lies below its notes taken out, as a mixing engineer does with a lead: 24 dB an octave, no
+    phase shift. The codes that are trained on are of such leads: rumble would take most of them up. The decoder learns to give it back."""
     spectrum = np.fft.rfft(audio)
     frequencies = np.maximum(np.fft.rfftfreq(len(audio), 1 / sample_rate), 1e-3)
     cut = LOW_CUT / 2 if instrument in OCTAVE_BELOW else LOW_CUT
