@@ -39,6 +39,7 @@ interface SeedOptions extends Shared {
   readonly temperature?: number;
   readonly steerSeconds?: number;
   readonly choiceClips?: number;
+  readonly matrixClips?: number;
   readonly quick?: boolean;
   readonly vectors?: string;
 }
@@ -73,6 +74,11 @@ function seedCommand(): Command {
       "--choice-clips <n>",
       "of each pair, to choose place and strength on (default: 6)",
       parseNumber("--choice-clips"),
+    )
+    .option(
+      "--matrix-clips <n>",
+      "of each class, steered to every other one too, next to a random direction (default: 0)",
+      parseNumber("--matrix-clips"),
     )
     .option("--seconds <s>", "of a continuation (default: 3.5)", parseNumber("--seconds"))
     .option("--prompt-seconds <s>", "that are continued (default: 4)", parseNumber("--prompt-seconds"))

@@ -2,6 +2,7 @@ import type { Interval } from "../probes/metrics.js";
 import { isAbove, meanOf, shareOf, type Share } from "./intervals.js";
 import { showMean, showShare } from "./quality.js";
 import { bestUnits, COMPARED } from "./seed-directions.js";
+import { reached } from "./seed-matrix.js";
 import { placeName, type Outcome } from "./seed-steering.js";
 import { MELODY_KEPT, type SeedResult, type TaskResult } from "./seed.js";
 
@@ -117,6 +118,13 @@ function steeringFindings(task: TaskResult): readonly string[] {
     lines.push(
       `${task.task}: steering alone reaches the class with the melody kept in ${showShare(steered.withMelody)}, a random direction of the same ` +
         `norm in ${showShare(random.withMelody)}: intervals ${apart ? "apart" : "overlap"}; 60 % and three times as often: ${enough ? "reached" : "not reached"}.`,
+    );
+  }
+  if (task.matrix.length > 0) {
+    const share = (by: "steered" | "random"): string =>
+      `${showShare(reached(task.matrix, by))}, with the melody kept ${showShare(reached(task.matrix, by, MELODY_KEPT))}`;
+    lines.push(
+      `${task.task}, all ${task.matrix.length} pairs: ${share("steered")}; a random direction ${share("random")}.`,
     );
   }
   for (const asked of ["text", "text of the change"]) {

@@ -7,8 +7,9 @@ import type { Share } from "./intervals.js";
 import { showMean, showShare } from "./quality.js";
 import { COMPARED } from "./seed-directions.js";
 import { findings, summarizeConditions, summarizeOutcomes, type ConditionSummary } from "./seed-findings.js";
+import { reached } from "./seed-matrix.js";
 import { pairName, placeName } from "./seed-steering.js";
-import type { SeedResult, TaskResult } from "./seed.js";
+import { MELODY_KEPT, type SeedResult, type TaskResult } from "./seed.js";
 
 /** The experiment as files for people: results.json, table.csv and report.html, which has its plots and sounds inside. */
 
@@ -63,6 +64,17 @@ function csv({ tasks }: SeedResult): string {
           ),
         ),
       ),
+      ...task.matrix.flatMap(({ pair, steered, random }) =>
+        Object.entries({ steered, random }).map(([name, outcomes]) =>
+          row(
+            pairName(pair),
+            summarizeOutcomes(
+              `matrix: ${name}`,
+              outcomes.map((outcome) => ({ ...outcome, wanted: pair.to })),
+            ),
+          ),
+        ),
+      ),
     ];
   });
   return `${[head, ...lines].join("\n")}\n`;
@@ -94,6 +106,7 @@ async function taskSection(folder: string, task: TaskResult): Promise<readonly s
   const parts = [`<h2>${task.task}</h2>`];
   if (task.probes) parts.push(...probeTables(task).map((table) => heatMapSvg(table)));
   if (task.candidates.length > 0) parts.push(heatMapSvg(candidateTable(task)));
+  if (task.matrix.length > 0) parts.push(...matrixTables(task).map((table) => heatMapSvg(table)));
   if (summaries.length > 0) {
     parts.push(doseSvg(task.task, summaries), conditionTable(summaries), "<h3>Pairs</h3>", pairTable(task));
     parts.push("<h3>To listen to</h3>", await clipTable(folder, task));
@@ -150,6 +163,27 @@ function candidateTable({ task, candidates, choice }: TaskResult): Table {
       ),
     ),
   };
+}
+
+/** Every class to every other: the share that is heard as wanted, and of all clips that which keeps its melody as well. */
+function matrixTables({ task, matrix }: TaskResult): readonly Table[] {
+  const sources = [...new Set(matrix.map(({ pair }) => pair.from))];
+  const targets = [...new Set(matrix.map(({ pair }) => pair.to))];
+  const share = (from: string, to: string, kept?: number): number =>
+    reached(
+      matrix.filter(({ pair }) => pair.from === from && pair.to === to),
+      "steered",
+      kept,
+    ).value;
+  const table = (title: string, kept?: number): Table => ({
+    title: `${task}: share of clips steered from row to column ${title}`,
+    rowTitle: "from",
+    columnTitle: "to",
+    rows: sources,
+    columns: targets,
+    values: sources.map((from) => targets.map((to) => share(from, to, kept))),
+  });
+  return [table("that are heard as wanted"), table("with the melody kept", MELODY_KEPT)];
 }
 
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [620, 260, 48, 34, 24];

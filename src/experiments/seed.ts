@@ -7,6 +7,7 @@ import type { JudgeTask } from "./judge.js";
 import type { LabelledClip } from "./material.js";
 import { COMPARED, fromOtherLayers, probeTask, type Compared, type TaskProbes } from "./seed-directions.js";
 import { fuseGenres, measureOverhead, type FusionResult, type Overhead } from "./seed-extras.js";
+import { steerEveryPair, type MatrixCell } from "./seed-matrix.js";
 import { collectSources, fileName, type ClassSources } from "./seed-sources.js";
 import {
   pairName,
@@ -38,6 +39,7 @@ export interface SeedSettings {
   readonly clips: number; // continuations of each pair and condition, each of another clip
   readonly fitClips: number; // of each class, to fit directions on
   readonly choiceClips: number; // of each pair, to choose layer and strength on
+  readonly matrixClips: number; // of each class, steered to every other class; 0: only the first pairs are steered
   readonly seconds: number; // of a continuation
   readonly promptSeconds: number;
   readonly sourceSeconds: number; // of the clips that directions are fitted on
@@ -94,6 +96,7 @@ export interface TaskResult {
   readonly choice: Choice | null;
   readonly second: Choice | null; // the best one at the other place
   readonly pairs: readonly PairOutcomes[];
+  readonly matrix: readonly MatrixCell[]; // of all pairs; empty where they weren't asked for
 }
 
 /** What was found. */
@@ -112,6 +115,7 @@ const DEFAULTS: SeedSettings = {
   clips: 16,
   fitClips: 40,
   choiceClips: 6,
+  matrixClips: 0,
   seconds: 3.5,
   promptSeconds: 4, // two bars of the demo checkpoint's loops
   sourceSeconds: 8,
@@ -156,6 +160,7 @@ export function seedSettings(options: SomeSettings & { readonly quick?: boolean 
     clips: options.clips ?? base.clips,
     fitClips: options.fitClips ?? base.fitClips,
     choiceClips: options.choiceClips ?? base.choiceClips,
+    matrixClips: options.matrixClips ?? base.matrixClips,
     seconds: options.seconds ?? base.seconds,
     promptSeconds: options.promptSeconds ?? base.promptSeconds,
     sourceSeconds: options.sourceSeconds ?? Math.max(base.sourceSeconds, options.promptSeconds ?? base.promptSeconds),
@@ -166,12 +171,13 @@ export function seedSettings(options: SomeSettings & { readonly quick?: boolean 
     penalties: options.penalties ?? base.penalties,
     seed: options.seed ?? base.seed,
   };
-  for (const key of ["pairs", "clips", "fitClips", "choiceClips"] as const) {
-    if (Number.isInteger(settings[key]) && settings[key] > 0 && settings[key] <= 64) continue;
+  for (const key of ["pairs", "clips", "fitClips", "choiceClips", "matrixClips"] as const) {
+    const least = key === "matrixClips" ? 0 : 1;
+    if (Number.isInteger(settings[key]) && settings[key] >= least && settings[key] <= 64) continue;
     throw new UsageError({
       asked: `${key} ${settings[key]}`,
       found: "out of range",
-      todo: "Give a whole number of 1 to 64",
+      todo: `Give a whole number of ${least} to 64`,
     });
   }
   const { steerSeconds, seconds } = settings;
@@ -224,7 +230,7 @@ export async function runSeedExperiment(
     };
     if (usable.length < 2) {
       notes.push(`${task}: nothing to tell apart, so there are no probes and no steering.`);
-      tasks.push({ ...summary, probes: null, candidates: [], choice: null, second: null, pairs: [] });
+      tasks.push({ ...summary, probes: null, candidates: [], choice: null, second: null, pairs: [], matrix: [] });
       continue;
     }
     const probes = await probeTask(model, stages, task, usable, settings);
@@ -232,7 +238,8 @@ export async function runSeedExperiment(
     if (pairs.length === 0) notes.push(`${task}: no class has clips to continue from, so there is no steering.`);
     const { candidates, choice, second } = await choose(runs, task, probes, usable, pairs);
     const found = await evaluate(runs, task, probes, usable, pairs, choice, second);
-    tasks.push({ ...summary, probes: probes.summaries, candidates, choice, second, pairs: found });
+    const matrix = await steerEveryPair(runs, { task, vectors: probes.vectors }, usable, choice);
+    tasks.push({ ...summary, probes: probes.summaries, candidates, choice, second, pairs: found, matrix });
     if (task === "genre") fusion = await fuseGenres(runs, probes, usable, choice);
     overhead = await measureOverhead(runs, task, probes, pairs[0], choice);
   }

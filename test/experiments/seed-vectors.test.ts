@@ -39,6 +39,7 @@ function resultOf(steered: number, random: number): SeedResult {
         candidates: [],
         choice: { at: "residual", layers: [0], strength: 0.5, rows: "all" },
         second: null,
+        matrix: [],
         pairs: [
           { pair: PAIR, condition: "steered 0.5", outcomes: outcomes(steered) },
           { pair: PAIR, condition: "random direction 0.5", outcomes: outcomes(random) },

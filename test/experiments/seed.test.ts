@@ -33,6 +33,7 @@ const MINIATURE = {
   clips: 1,
   fitClips: 5,
   choiceClips: 1,
+  matrixClips: 1,
   seconds: 0.3,
   promptSeconds: 0.2,
   steerSeconds: 0.2,
@@ -66,11 +67,21 @@ describe("the experiment in miniature, on random weights with a judge that guess
       expect(names).toEqual(expect.arrayContaining([other, `${other}, random direction`, "steered to the end"]));
     }
 
+    expect(genre?.matrix.map(({ pair }) => pair.to)).toEqual(["electronic", "classical"]);
+    const [cell] = genre?.matrix ?? [];
+    expect(cell?.steered[0]).toMatchObject({
+      source: steered?.outcomes[0]?.source,
+      content: steered?.outcomes[0]?.content,
+    });
+    expect(cell?.random[0]?.content).not.toBe(cell?.steered[0]?.content);
+
     const files = await writeSeedReport(folder, result);
     expect(files).toEqual(["results.json", "table.csv", "report.html"]);
     const report = await readFile(join(folder, "report.html"), "utf8");
     expect(report).toContain("data:audio/wav;base64,");
     expect(report).not.toMatch(/undefined|\[object/);
+    expect(report).toContain("steered from row to column with the melody kept");
+    expect(findings(result).some((line) => line.startsWith("genre, all 2 pairs: "))).toBe(true);
     expect(findings(result).some((line) => line.startsWith("genre: steering alone reaches"))).toBe(true);
 
     // Killed between two stages: what is missing is done again, nothing else, and comes out the same.
@@ -88,6 +99,7 @@ describe("the experiment in miniature, on random weights with a judge that guess
 
   it("refuses numbers that make no experiment", () => {
     expect(() => seedSettings({ clips: 0 })).toThrow("clips 0");
+    expect(() => seedSettings({ matrixClips: -1 })).toThrow("matrixClips -1");
     expect(() => seedSettings({ seconds: 3, steerSeconds: 4 })).toThrow("steered for 4 s");
     expect(() => seedSettings({ steerSeconds: 0 })).toThrow("steered for 0 s");
     expect(seedSettings({ quick: true, pairs: 3 })).toMatchObject({ pairs: 3, clips: 8 });

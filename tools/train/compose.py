@@ -30,6 +30,11 @@ INSTRUMENTS = {
 # A guitar sounds an octave below what is written. Up where the others play, nothing but its rumble tells it from a trumpet.
 OCTAVE_BELOW = ("distorted guitar",)
 
+# A xylophone's long notes are rolled, as players do: by single strokes half of its time was silence, which a model that plays it falls into
+# and doesn't come out of.
+ROLLED = ("xylophone",)
+STROKE = 0.12  # seconds: 6 frames of the codec
+
 TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 SCALES = {
     "major": (0, 2, 4, 5, 7, 9, 11),
@@ -230,6 +235,15 @@ class Writer:
         if begin < self.seconds - 0.05:
             self.piece.notes.append(Note(begin, max(end - begin, 0.06 if self.grid else 0.05), channel, int(pitch), loudness))
 
+    def roll(self, first: int) -> None:
+        """Makes strokes, one every `STROKE` seconds, of the notes from number `first` on."""
+        notes, self.piece.notes[first:] = self.piece.notes[first:], []
+        for note in notes:
+            strokes = max(1, int(note.length / STROKE + 0.5 + 1e-6))
+            for number in range(strokes):
+                length = STROKE if number < strokes - 1 else note.length - number * STROKE
+                self.piece.notes.append(replace(note, start=note.start + number * STROKE, length=length))
+
 
 def _choose(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
@@ -419,7 +433,8 @@ def compose(
     loop: bool = False,
     band: str | None = None,
 ) -> Piece:
-    """A piece of `seconds` seconds. The same seed with another lead instrument gives the same notes, with another band the same lead.
+    """A piece of `seconds` seconds. The same seed with another lead instrument gives the same notes (those of `ROLLED` ones as many
+    strokes), with another band the same lead.
 
     `kind` is "solo" (the lead alone; `genre` then only flavours its rhythm and harmony) or "band". A loop's phrase is one bar of
     `PHRASE` seconds. `band` names the genre that accompanies where that isn't the melody's.
@@ -449,6 +464,8 @@ def compose(
     octave = -12 if instrument in OCTAVE_BELOW else 0
     for beat, length, pitch in _melody(rng, rhythms, scale, tonic, changes, bars, beats, center):
         w.note(0, beat, length * 0.95, pitch + octave, 100)
+    if instrument in ROLLED:
+        w.roll(0)
     if kind == "band":
         w.swing = STYLES[band or genre].swing
         ACCOMPANIMENTS[band or genre](np.random.default_rng((*seed, 2)), w, tonic, changes, bars, beats)

@@ -21,6 +21,7 @@ from transformers.models.musicgen import MusicgenDecoderConfig
 from .captions import NAMELESS, captions
 from .codec import QUANTISERS, codec_config, part_of_checkpoint
 from .encode import LOOP_FRAMES, encoded, open_codes
+from .notes import CLASSES, PITCHES, ROWS, all_sounding
 from .render import read_labels
 from .settings import Settings, write_json
 from .tokenizer import load_tokenizer
@@ -32,12 +33,15 @@ OWN_AFTER = 1000  # steps from nothing; before, what the model says is no use to
 OWN = {"pieces": 0.5, "clips": 0.1}  # shares of the batches in which some of what is read was said by the model itself
 PIECES = 0.35  # share of the batches that are pieces of clips; the rest are whole clips
 BOOKS = (1.75, 1.15, 0.7, 0.4)  # how much each codebook counts: pitch and timbre lie in the first ones, the last are half noise
+LAGS = (95, 92, 89, 85)  # positions that the heads of the first layer look back by, from the next frame a bar ago to ten frames later
 SHARPNESS = 3.5  # of the heads that look back: of what lies around the place that is meant they take in some frames
 PATCHED = 0.85  # share of whole clips whose bar is put together from parts of others
 ON_THE_BEAT = 0.4  # share of those bars whose parts are of one length and keep their place in the bar
 PARTS = {"solo": (2, 3, 4, 6), "band": (2, 3, 4)}  # of a bar
 TAKEOVERS = (0.3, 0.4, 0.3)  # shares of whole clips that are taken over never, once, twice
-TAKEN_WEIGHT = 3.0  # times that the bar after a takeover counts: the same notes by another sound are harder than what is played again
+TAKEN_WEIGHT = 2.0  # times that the bar after a takeover counts: the same notes by another sound are harder than what is played again
+HEARD = 2  # layers after which the notes of the next frame should be known
+HEARING = 0.25  # how much they count beside the codes
 FIRST, FIRST_WEIGHT = 20, 4.0  # frames, and how many times they count: there nothing but the text tells what it should be
 
 
@@ -73,16 +77,24 @@ def model_config(settings: Settings) -> MusicgenConfig:
 
 
 class LanguageModel(nn.Module):
-    """The parts of MusicGen that are trained here. Its state names are those of the whole model."""
+    """The parts of MusicGen that are trained here. Its state names are those of the whole model, but for `hearing`, which only trains:
+    it reads from an early residual stream which notes the next frame has. A melody handed over to another instrument has its codes
+    nowhere before, only its notes; from codes alone the model learnt to find them for 44 % of the notes' beginnings."""
 
     def __init__(self, settings: Settings):
         super().__init__()
         whole = MusicgenForConditionalGeneration(model_config(settings))
         self.text_encoder, self.enc_to_dec_proj, self.decoder = whole.text_encoder, whole.enc_to_dec_proj, whole.decoder
+        self.hearing = nn.Linear(settings.width, PITCHES + CLASSES)
         self.pad = settings.codebook_size
 
     def forward(self, text: Tensor, mask: Tensor, codes: Tensor, own: float = 0.0) -> Tensor:
-        """The cross-entropy [B, K, F] of every code, for text ids and mask [B, S] and codes [B, K, F]. The share `own` of the codes
+        """As `heard`, the codes' part."""
+        return self.heard(text, mask, codes, None, own)[0]
+
+    def heard(self, text: Tensor, mask: Tensor, codes: Tensor, notes: Tensor | None, own: float = 0.0) -> tuple[Tensor, Tensor | None]:
+        """The cross-entropy [B, K, F] of every code, for text ids and mask [B, S] and codes [B, K, F]; and that of what sounds [B, F],
+        for notes [B, ROWS, F]. The share `own` of the codes
         that are read, not of those that are to be said, is replaced by what the model itself would have said (scheduled sampling in
         two passes, Mihaylova & Martins 2019): generation reads nothing else, and must not go astray on its first slip."""
         tokens = delayed(codes, self.pad)  # [B, K, F + K]
@@ -92,28 +104,37 @@ class LanguageModel(nn.Module):
         inputs, targets = tokens[..., :-1], tokens[..., 1:]
         if own > 0:
             with torch.no_grad():
-                shares = self.logits(inputs, memory, mask)[:, :, :-1].softmax(-1).cumsum(-1)  # of inputs[..., 1:]
+                shares = self.logits(inputs, memory, mask)[0][:, :, :-1].softmax(-1).cumsum(-1)  # of inputs[..., 1:]
                 drawn = torch.rand(*shares.shape[:-1], 1, device=shares.device) * shares[..., -1:]
                 said = torch.searchsorted(shares, drawn)[..., 0].clamp_max(shares.shape[-1] - 1)  # [B, K, F + K - 2]
             replaced = (torch.rand(said.shape, device=said.device) < own) & (inputs[..., 1:] != self.pad)
             inputs = torch.cat([inputs[..., :1], torch.where(replaced, said, inputs[..., 1:])], -1)
-        logits = self.logits(inputs, memory, mask)
+        logits, state = self.logits(inputs, memory, mask)
         losses = []
         for book in range(targets.shape[1]):
             # Codebook k is valid from position k on, for F positions.
             valid = slice(book, book + codes.shape[2])
             losses.append(F.cross_entropy(logits[:, book, valid].transpose(1, 2), targets[:, book, valid], reduction="none"))  # [B, F]
-        return torch.stack(losses, 1)
+        return torch.stack(losses, 1), None if notes is None else self.unheard(state[:, : codes.shape[2]], notes)
 
-    def logits(self, inputs: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Logits [B, K, F + K - 1, V] for the tokens after each of `inputs` [B, K, F + K - 1]."""
-        logits = self.decoder(
+    def unheard(self, state: Tensor, notes: Tensor) -> Tensor:
+        """Cross-entropy [B, F] of the lead's pitch and, as a sum over classes, of what sounds, from states [B, F, D]."""
+        pitch, classes = self.hearing(state).split((PITCHES, CLASSES), -1)
+        bits = (notes[:, 1, :, None] >> torch.arange(CLASSES, device=notes.device)) & 1  # [B, F, CLASSES]
+        lead = F.cross_entropy(pitch.transpose(1, 2), notes[:, 0], reduction="none")
+        return lead + F.binary_cross_entropy_with_logits(classes, bits.to(classes), reduction="none").sum(-1)
+
+    def logits(self, inputs: Tensor, memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K, F + K - 1, V] for the tokens after each of `inputs` [B, K, F + K - 1], and the residual stream after `HEARD`
+        layers [B, F + K - 1, D]."""
+        found = self.decoder(
             input_ids=inputs.reshape(-1, inputs.shape[-1]),
             encoder_hidden_states=memory,
             encoder_attention_mask=mask,
             use_cache=False,
-        ).logits
-        return logits.reshape(*inputs.shape, -1)
+            output_hidden_states=True,
+        )
+        return found.logits.reshape(*inputs.shape, -1), found.hidden_states[min(HEARD, len(found.hidden_states) - 1)]
 
 
 def by_codebook(losses: Tensor, weights: Tensor) -> Tensor:
@@ -190,17 +211,18 @@ def text_rate(settings: Settings) -> float:
 
 
 @torch.no_grad()
-def look_back(decoder: nn.Module, lag: int, layer: int = 0, heads: int = 2) -> None:
-    """Sets the first heads of a layer to attend, by position alone, to what was read `lag` positions ago: a query is the cosines and
-    sines of its position turned back by the lag, a key those of its own, at the 16 highest frequencies. What they read there and write
-    is left to training. In 436 steps next to no looking back had formed by itself."""
+def look_back(decoder: nn.Module, lags: tuple[int, ...]) -> None:
+    """Sets one head of the first layer for each lag to attend, by position alone, to what was read `lag` positions ago: a query is the
+    cosines and sines of its position turned back by the lag, a key those of its own, at the 16 highest frequencies. What they read there
+    and write is left to training. In 436 steps next to no looking back had formed by itself. A bar ago the next frame was read 95
+    positions ago; an attack doesn't tell its pitch, so that others look at frames that came after it. `sharpen` makes them exact."""
     body = decoder.model.decoder
     width = decoder.config.hidden_size
     pairs, half = HEAD_WIDTH // 2, width // 2
-    turns = torch.exp(-math.log(10000) / (half - 1) * torch.arange(pairs)) * lag
     places = torch.arange(pairs)
-    scale, attention = body.layers[layer].self_attn_layer_norm.weight, body.layers[layer].self_attn
-    for head in range(heads):
+    scale, attention = body.layers[0].self_attn_layer_norm.weight, body.layers[0].self_attn
+    for head, lag in enumerate(lags):
+        turns = torch.exp(-math.log(10000) / (half - 1) * places) * lag
         rows = slice(head * HEAD_WIDTH, (head + 1) * HEAD_WIDTH)
         query, key = torch.zeros(HEAD_WIDTH, width), torch.zeros(HEAD_WIDTH, width)
         # cos(w(t - lag)) = cos(wt) cos(w lag) + sin(wt) sin(w lag); sin(w(t - lag)) = sin(wt) cos(w lag) - cos(wt) sin(w lag)
@@ -211,11 +233,41 @@ def look_back(decoder: nn.Module, lag: int, layer: int = 0, heads: int = 2) -> N
         attention.k_proj.weight[rows] = SHARPNESS * key / scale
 
 
+def sharpen(model: LanguageModel, lags: tuple[int, ...], codes: Tensor, steps: int) -> float:
+    """Fits the queries and keys of the heads that `look_back` has set, and nothing else, to attend to their places in spite of what
+    codes [B, K, F] are read there. Returns the attention that they pay to them."""
+    body = model.decoder.model.decoder
+    layer, width = body.layers[0], body.config.hidden_size
+    tokens = delayed(codes, model.pad)[..., :-1]  # [B, K, T]
+    with torch.no_grad():
+        read = sum(table(tokens[:, book]) for book, table in enumerate(body.embed_tokens))
+        read = layer.self_attn_layer_norm(read + body.embed_positions(tokens, 0))  # [B, T, D]
+    query, key = layer.self_attn.q_proj.weight, layer.self_attn.k_proj.weight
+    optimizer = torch.optim.Adam([query, key], lr=3e-3)
+    positions = torch.arange(tokens.shape[-1])
+    later = positions[None, :] > positions[:, None]  # [T, T]
+    for _ in range(steps):
+        picked = read[torch.randint(0, len(read), (2,))]
+        queries, keys = (F.linear(picked, weight).unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2) for weight in (query, key))  # [2, H, T, D/H]
+        shares = (queries @ keys.transpose(2, 3) * HEAD_WIDTH**-0.5).masked_fill(later, -torch.inf).log_softmax(-1)  # [2, H, T, T]
+        paid = torch.stack([shares[:, head].diagonal(-lag, 1, 2).mean() for head, lag in enumerate(lags)])
+        optimizer.zero_grad()
+        (-paid.mean()).backward()
+        optimizer.step()
+    return float(paid.detach().exp().mean())
+
+
 @torch.no_grad()
-def load_start(model: LanguageModel, settings: Settings) -> None:
-    """Takes the weights of the checkpoint that training goes on from."""
+def load_start(model: LanguageModel, settings: Settings) -> bool:
+    """Takes the weights of the checkpoint that training goes on from. Layers that it hasn't come before its own: copies of its first one
+    that add nothing as yet, so that the model begins as good as it was. Returns whether there are such."""
+    added = 0
     for part in ("text_encoder", "enc_to_dec_proj", "decoder"):
         state = part_of_checkpoint(settings.start_from, part)
+        if part == "decoder":
+            layers = 1 + max(int(name.split(".layers.")[1].split(".")[0]) for name in state if ".layers." in name)
+            added = settings.layers - layers
+            state = grown(state, added)
         for name in state:
             if name.startswith("lm_heads."):
                 state[name] = state[name] * settings.temperature
@@ -223,6 +275,23 @@ def load_start(model: LanguageModel, settings: Settings) -> None:
         missing = [name for name in unknown.missing_keys if not name.endswith(("embed_positions.weights", "embed_tokens.weight"))]
         if missing or unknown.unexpected_keys:
             raise SystemExit(f"{settings.start_from} is not of these sizes: {missing} missing, {unknown.unexpected_keys} unknown")
+    return added > 0
+
+
+def grown(state: dict[str, Tensor], added: int) -> dict[str, Tensor]:
+    """A decoder's weights with `added` layers before its own."""
+    out = {}
+    for name, value in state.items():
+        before, layers, rest = name.partition(".layers.")
+        number, _, inner = rest.partition(".")
+        if not layers:
+            out[name] = value
+            continue
+        out[f"{before}.layers.{int(number) + added}.{inner}"] = value
+        if number == "0":
+            writes = inner.endswith(("out_proj.weight", "fc2.weight"))
+            out |= {f"{before}.layers.{layer}.{inner}": torch.zeros_like(value) if writes else value.clone() for layer in range(added)}
+    return out
 
 
 class Batches:
@@ -232,7 +301,9 @@ class Batches:
         self.tokenizer = load_tokenizer(settings)
         self.labels = read_labels(split, settings)[: encoded(split, settings)]
         self.text = [[encoding.ids for encoding in self.tokenizer.encode_batch(row["captions"])] for row in self.labels]
-        self.codes, self.settings = open_codes(split, settings), settings
+        # Codes and, as further rows, the notes: spliced as one.
+        self.codes = np.concatenate([open_codes(split, settings), all_sounding(split, settings)], 1)  # [clips, K + ROWS, F]
+        self.settings = settings
         # Clips that play the same notes: a melody by all instruments, a loop with the band of every genre.
         self.alike = defaultdict(list)
         for clip, row in enumerate(self.labels):
@@ -267,7 +338,7 @@ class Batches:
 
         def patched(clip: int) -> np.ndarray:
             sources = np.array([self.sounding.get((piece, self.sound(self.labels[clip])), clip) for piece in pieces])
-            bar = self.codes[sources[part], :, taken].T  # [K, LOOP_FRAMES]
+            bar = self.codes[sources[part], :, taken].T  # [K + ROWS, LOOP_FRAMES]
             return np.tile(bar, -(-self.settings.frames // LOOP_FRAMES))[:, : self.settings.frames]
 
         return patched
@@ -296,8 +367,8 @@ class Batches:
         mask = (text != 0).long() * torch.from_numpy(~dropped)[:, None].long()
         return text, mask
 
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Text ids and mask [B, S], codes [B, K, F] and how much each frame counts [B, F]. Whole clips, most of them taken over by others
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Text ids and mask [B, S], codes [B, K, F], notes [B, ROWS, F] and how much each frame counts [B, F]. Whole clips, most of them taken over by others
         that play the same notes; or as many frames in pieces of a quarter, which end before a phrase comes again: there the text is all
         that tells what is to be heard."""
         size, frames = self.settings.lm_batch, self.settings.frames
@@ -319,7 +390,8 @@ class Batches:
             rows.append(words)
         weights[:, :FIRST] = FIRST_WEIGHT
         text, mask = self.texts(rows, dropped)
-        return text, mask, torch.from_numpy(np.stack(codes).astype(np.int64)), torch.from_numpy(weights)
+        both = torch.from_numpy(np.stack(codes).astype(np.int64))  # [B, K + ROWS, F]
+        return text, mask, *both.split((QUANTISERS, ROWS), 1), torch.from_numpy(weights)
 
 
 @torch.no_grad()
@@ -334,14 +406,14 @@ def validate(model: LanguageModel, held: Batches, settings: Settings) -> dict:
         for chunk in np.array_split(clips, 3):
             rows = [held.text[(clip + shift) % len(held.text)][0] for clip in chunk]
             text, mask = held.texts(rows, np.full(len(chunk), drop))
-            codes = torch.from_numpy(held.codes[chunk, :, : half // 2].astype(np.int64))
+            codes = torch.from_numpy(held.codes[chunk, :QUANTISERS, : half // 2].astype(np.int64))
             total += model(*(t.to(settings.device) for t in (text, mask, codes))).mean((0, 2)).cpu() * len(chunk)
         out[name] = [round(float(v), 4) for v in total / len(clips)]
     for kind in ("solo", "band"):
         clips = [clip for clip, row in enumerate(held.labels) if row["kind"] == kind][::11][:12]
         others = [max(held.alike[held.piece(held.labels[clip])], key=lambda other: (other - clip) % 8) for clip in clips]
         for name, second in (("loop", clips), ("takeover", others)):
-            codes = np.concatenate([held.codes[clips][:, :, :half], held.codes[second][:, :, half:]], 2).astype(np.int64)
+            codes = np.concatenate([held.codes[clips][:, :QUANTISERS, :half], held.codes[second][:, :QUANTISERS, half:]], 2).astype(np.int64)
             text = no_text[: len(clips)]
             losses = model(*(t.to(settings.device) for t in (text, text, torch.from_numpy(codes))))[:, :, half + 4 :]
             out[f"{kind} {name}"] = [round(float(v), 4) for v in losses.mean((0, 2))]
@@ -372,9 +444,12 @@ def run(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     model = LanguageModel(settings).to(settings.device)
     if not (folder / "state.pt").exists():
-        if settings.start_from:
-            load_start(model, settings)
-        look_back(model.decoder, LOOP_FRAMES - 1)
+        if not settings.start_from or load_start(model, settings):
+            look_back(model.decoder, LAGS)
+            some = open_codes("train", settings)[:: max(1, encoded("train", settings) // 64)]
+            paid = sharpen(model.cpu(), LAGS, torch.from_numpy(some[:64].astype(np.int64)), steps=500)
+            print(f"lm: heads that look back pay {paid:.0%} of their attention to their places", flush=True)
+            model.to(settings.device)
     optimizer = make_optimizer(model, settings)
     rng = np.random.default_rng((settings.seed, 12))
     state = load_state(folder / "state.pt", model=model, optimizer=optimizer, rng=rng)
@@ -386,22 +461,23 @@ def run(settings: Settings) -> None:
     budget, saved = settings.lm_minutes * 60, time.monotonic()
     model.train()
     while clock.seconds() < budget:
-        rate = settings.lm_rate * warm_hold_decay(step, clock.seconds() / budget, warm=60, hold=0.5)
+        rate = settings.lm_rate * warm_hold_decay(step, clock.seconds() / budget, warm=60, hold=0.25)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        text, mask, codes, weights = (t.to(settings.device) for t in batches.draw(rng))
+        text, mask, codes, notes, weights = (t.to(settings.device) for t in batches.draw(rng))
         speaks = bool(settings.start_from) or step > OWN_AFTER
         kind = "clips" if codes.shape[2] == settings.frames else "pieces"  # in whole clips it would learn to distrust what it heard before
         own = float(rng.uniform(0.1, 0.5)) if speaks and rng.random() < OWN[kind] else 0.0
-        losses = by_codebook(model(text, mask, codes, own), weights)
+        losses, unheard = model.heard(text, mask, codes, notes, own)
+        losses, unheard = by_codebook(losses, weights), (unheard * weights).mean() / weights.mean()
         optimizer.zero_grad(set_to_none=True)
-        (losses * torch.tensor(BOOKS, device=losses.device)).mean().backward()
+        ((losses * torch.tensor(BOOKS, device=losses.device)).mean() + HEARING * unheard).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
             average.update(model)
         step += 1
-        log.add(step, loss=losses.mean(), norm=norm, **{f"book{k}": loss for k, loss in enumerate(losses)})
+        log.add(step, loss=losses.mean(), unheard=unheard, norm=norm, **{f"book{k}": loss for k, loss in enumerate(losses)})
         if step % 20 == 0:
             log.write(step, clock.seconds(), rate=round(rate, 6), clips=len(batches.labels))
         if time.monotonic() - saved > SAVE_SECONDS or clock.seconds() >= budget:
