@@ -41,7 +41,7 @@ PARTS = {"solo": (2, 3, 4, 6), "band": (2, 3, 4)}  # of a bar
 TAKEOVERS = (0.3, 0.4, 0.3)  # shares of whole clips that are taken over never, once, twice
 TAKEN_WEIGHT = 2.0  # times that the bar after a takeover counts: the same notes by another sound are harder than what is played again
 HEARD = 2  # layers after which the notes of the next frame should be known
-HEARING = 0.25  # how much they count beside the codes
+HEARING = 0.03  # how much they count beside the codes
 FIRST, FIRST_WEIGHT = 20, 4.0  # frames, and how many times they count: there nothing but the text tells what it should be
 
 
@@ -469,7 +469,9 @@ def run(settings: Settings) -> None:
         kind = "clips" if codes.shape[2] == settings.frames else "pieces"  # in whole clips it would learn to distrust what it heard before
         own = float(rng.uniform(0.1, 0.5)) if speaks and rng.random() < OWN[kind] else 0.0
         losses, unheard = model.heard(text, mask, codes, notes, own)
-        losses, unheard = by_codebook(losses, weights), (unheard * weights).mean() / weights.mean()
+        # What the first bar has nobody can know: it would only be noise to learn from.
+        known = weights * (torch.arange(weights.shape[1], device=weights.device) >= LOOP_FRAMES)
+        losses, unheard = by_codebook(losses, weights), (unheard * known).sum() / known.sum().clamp_min(1)
         optimizer.zero_grad(set_to_none=True)
         ((losses * torch.tensor(BOOKS, device=losses.device)).mean() + HEARING * unheard).backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
