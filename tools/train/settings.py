@@ -40,7 +40,7 @@ class Settings:
     text_width: int = 96  # must differ from width: with equal widths the projection between them is left out
     text_layers: int = 2
     width: int = 128
-    layers: int = 6
+    layers: int = 7
     lm_batch: int = 4
     lm_rate: float = 0.02
     text_rate: float = 0.15  # of the text encoder, relative to lm_rate; a tenth of it where training goes on from a checkpoint
