@@ -35,7 +35,7 @@ export class Stages {
     const keys = [...new Set([...Object.keys(known), ...Object.keys(settings)])];
     const other = keys.filter((key) => JSON.stringify(known[key]) !== JSON.stringify(settings[key]));
     if (other.length > 0) {
-      const shown = other.map((key) => `${key} ${JSON.stringify(known[key])}, now ${JSON.stringify(settings[key])}`);
+      const shown = other.map((key) => `${key} ${brief(known[key])}, now ${brief(settings[key])}`);
       throw new UsageError({
         asked: `go on with the experiment in ${folder}`,
         found: `other settings: ${shown.join("; ")}`,
@@ -60,6 +60,14 @@ export class Stages {
     this.made.push(name);
     return result;
   }
+}
+
+const LONGEST_SHOWN = 80; // characters
+
+/** A setting for a message: of one that is long, its beginning. */
+function brief(value: unknown): string {
+  const text = value === undefined ? "nothing" : JSON.stringify(value);
+  return text.length <= LONGEST_SHOWN ? text : `${text.slice(0, LONGEST_SHOWN)}… (${text.length} characters)`;
 }
 
 /** A file appears under its name only when it is complete. */
