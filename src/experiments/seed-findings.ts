@@ -2,7 +2,7 @@ import type { Interval } from "../probes/metrics.js";
 import { isAbove, meanOf, shareOf, type Share } from "./intervals.js";
 import { showMean, showShare } from "./quality.js";
 import { bestUnits, COMPARED } from "./seed-directions.js";
-import { reached } from "./seed-matrix.js";
+import { EVERY_PAIR } from "./seed-matrix.js";
 import { placeName, type Outcome } from "./seed-steering.js";
 import { MELODY_KEPT, type SeedResult, type TaskResult } from "./seed.js";
 
@@ -22,7 +22,7 @@ export interface ConditionSummary {
 }
 
 /** All conditions of a task, in the order in which they were run. */
-export function summarizeConditions({ pairs }: TaskResult): readonly ConditionSummary[] {
+export function summarizeConditions({ pairs }: Pick<TaskResult, "pairs">): readonly ConditionSummary[] {
   const names = [...new Set(pairs.map(({ condition }) => condition))];
   return names.map((condition) =>
     summarizeOutcomes(
@@ -120,11 +120,11 @@ function steeringFindings(task: TaskResult): readonly string[] {
         `norm in ${showShare(random.withMelody)}: intervals ${apart ? "apart" : "overlap"}; 60 % and three times as often: ${enough ? "reached" : "not reached"}.`,
     );
   }
-  if (task.matrix.length > 0) {
-    const share = (by: "steered" | "random"): string =>
-      `${showShare(reached(task.matrix, by))}, with the melody kept ${showShare(reached(task.matrix, by, MELODY_KEPT))}`;
+  for (const { condition, success, withMelody } of summarizeConditions({ pairs: task.matrix })) {
+    const count = task.matrix.filter((one) => one.condition === condition).length;
+    const by = condition === EVERY_PAIR.random ? "a random direction" : "steered";
     lines.push(
-      `${task.task}, all ${task.matrix.length} pairs: ${share("steered")}; a random direction ${share("random")}.`,
+      `${task.task}, all ${count} pairs, ${by}: ${showShare(success)}; with the melody kept ${showShare(withMelody)}.`,
     );
   }
   for (const asked of ["text", "text of the change"]) {

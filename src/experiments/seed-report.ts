@@ -7,9 +7,9 @@ import type { Share } from "./intervals.js";
 import { showMean, showShare } from "./quality.js";
 import { COMPARED } from "./seed-directions.js";
 import { findings, summarizeConditions, summarizeOutcomes, type ConditionSummary } from "./seed-findings.js";
-import { reached } from "./seed-matrix.js";
+import { EVERY_PAIR } from "./seed-matrix.js";
 import { pairName, placeName } from "./seed-steering.js";
-import { MELODY_KEPT, type SeedResult, type TaskResult } from "./seed.js";
+import type { SeedResult, TaskResult } from "./seed.js";
 
 /** The experiment as files for people: results.json, table.csv and report.html, which has its plots and sounds inside. */
 
@@ -55,23 +55,12 @@ function csv({ tasks }: SeedResult): string {
     };
     return [
       ...summarizeConditions(task).map((summary) => row("all", summary)),
-      ...task.pairs.map(({ pair, condition, outcomes }) =>
+      ...[...task.pairs, ...task.matrix].map(({ pair, condition, outcomes }) =>
         row(
           pairName(pair),
           summarizeOutcomes(
             condition,
             outcomes.map((outcome) => ({ ...outcome, wanted: pair.to })),
-          ),
-        ),
-      ),
-      ...task.matrix.flatMap(({ pair, steered, random }) =>
-        Object.entries({ steered, random }).map(([name, outcomes]) =>
-          row(
-            pairName(pair),
-            summarizeOutcomes(
-              `matrix: ${name}`,
-              outcomes.map((outcome) => ({ ...outcome, wanted: pair.to })),
-            ),
           ),
         ),
       ),
@@ -167,23 +156,25 @@ function candidateTable({ task, candidates, choice }: TaskResult): Table {
 
 /** Every class to every other: the share that is heard as wanted, and of all clips that which keeps its melody as well. */
 function matrixTables({ task, matrix }: TaskResult): readonly Table[] {
-  const sources = [...new Set(matrix.map(({ pair }) => pair.from))];
-  const targets = [...new Set(matrix.map(({ pair }) => pair.to))];
-  const share = (from: string, to: string, kept?: number): number =>
-    reached(
-      matrix.filter(({ pair }) => pair.from === from && pair.to === to),
-      "steered",
-      kept,
-    ).value;
-  const table = (title: string, kept?: number): Table => ({
+  const cells = matrix.filter(({ condition }) => condition === EVERY_PAIR.steered);
+  const sources = [...new Set(cells.map(({ pair }) => pair.from))];
+  const targets = [...new Set(cells.map(({ pair }) => pair.to))];
+  const table = (title: string, measure: "success" | "withMelody"): Table => ({
     title: `${task}: share of clips steered from row to column ${title}`,
     rowTitle: "from",
     columnTitle: "to",
     rows: sources,
     columns: targets,
-    values: sources.map((from) => targets.map((to) => share(from, to, kept))),
+    values: sources.map((from) =>
+      targets.map((to) => {
+        const [summary] = summarizeConditions({
+          pairs: cells.filter(({ pair }) => pair.from === from && pair.to === to),
+        });
+        return summary?.[measure].value ?? NaN;
+      }),
+    ),
   });
-  return [table("that are heard as wanted"), table("with the melody kept", MELODY_KEPT)];
+  return [table("that are heard as wanted", "success"), table("with the melody kept", "withMelody")];
 }
 
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [620, 260, 48, 34, 24];

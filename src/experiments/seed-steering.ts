@@ -71,6 +71,16 @@ export function sitesOf({ at, layers }: Place): string | readonly string[] {
   return at === "heads" ? HEADS : layers.map((layer) => `blocks.${layer}.hook_resid_post`);
 }
 
+/** Steering at a chosen place and strength, for as long as the settings say. */
+export function steeredAt(
+  choice: Place & Pick<Steered, "strength" | "rows">,
+  vectors: SteeringVectors,
+  { steerSeconds }: Pick<SeedSettings, "steerSeconds">,
+): Steered {
+  const { strength, rows } = choice;
+  return { vectors, sites: sitesOf(choice), strength, rows, seconds: steerSeconds ?? undefined };
+}
+
 /** "layer-3", "layer-all", "heads" */
 export function placeName({ at, layers }: Place): string {
   if (at === "heads") return "heads";

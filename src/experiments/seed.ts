@@ -7,7 +7,7 @@ import type { JudgeTask } from "./judge.js";
 import type { LabelledClip } from "./material.js";
 import { COMPARED, fromOtherLayers, probeTask, type Compared, type TaskProbes } from "./seed-directions.js";
 import { fuseGenres, measureOverhead, type FusionResult, type Overhead } from "./seed-extras.js";
-import { steerEveryPair, type MatrixCell } from "./seed-matrix.js";
+import { steerEveryPair } from "./seed-matrix.js";
 import { collectSources, fileName, type ClassSources } from "./seed-sources.js";
 import {
   pairName,
@@ -15,7 +15,7 @@ import {
   secondName,
   preparePrompts,
   runCondition,
-  sitesOf,
+  steeredAt,
   type Condition,
   type Outcome,
   type Pair,
@@ -96,7 +96,7 @@ export interface TaskResult {
   readonly choice: Choice | null;
   readonly second: Choice | null; // the best one at the other place
   readonly pairs: readonly PairOutcomes[];
-  readonly matrix: readonly MatrixCell[]; // of all pairs; empty where they weren't asked for
+  readonly matrix: readonly PairOutcomes[]; // of every two classes; empty where they weren't asked for
 }
 
 /** What was found. */
@@ -238,7 +238,7 @@ export async function runSeedExperiment(
     if (pairs.length === 0) notes.push(`${task}: no class has clips to continue from, so there is no steering.`);
     const { candidates, choice, second } = await choose(runs, task, probes, usable, pairs);
     const found = await evaluate(runs, task, probes, usable, pairs, choice, second);
-    const matrix = await steerEveryPair(runs, { task, vectors: probes.vectors }, usable, choice);
+    const matrix = await steerEveryPair(runs, task, probes.vectors[MAIN], usable, choice);
     tasks.push({ ...summary, probes: probes.summaries, candidates, choice, second, pairs: found, matrix });
     if (task === "genre") fusion = await fuseGenres(runs, probes, usable, choice);
     overhead = await measureOverhead(runs, task, probes, pairs[0], choice);
@@ -278,13 +278,14 @@ async function choose(
   pairs: readonly Pair[],
 ): Promise<{ readonly candidates: readonly Candidate[]; readonly choice: Choice; readonly second: Choice }> {
   const { model, stages, settings } = runs;
-  const span = spanOf(settings);
   const depth = model.config.decoder.layers;
   const all = Array.from({ length: depth }, (_, layer) => layer);
   const single = all.map((layer): Place => ({ at: "residual", layers: [layer] }));
   const places: readonly Place[] = [...single, { at: "residual", layers: all }, { at: "heads", layers: all }];
   const prepared = new Map<Pair, Prompts>();
-  const tryOut = async (name: string, how: Omit<Steered, "vectors">): Promise<Omit<Candidate, keyof Choice>> => {
+  const tryOut = async (choice: Choice): Promise<Omit<Candidate, keyof Choice>> => {
+    const name = `${placeName(choice)}-${choice.strength}`;
+    const steering = steeredAt(choice, vectors[MAIN], settings);
     const outcomes: Outcome[] = [];
     for (const pair of pairs) {
       const stage = `choice/${task}/${name}/${pairName(pair)}`;
@@ -292,7 +293,6 @@ async function choose(
         const fit = classes.find(({ name: own }) => own === pair.from)?.fit.slice(0, settings.choiceClips) ?? [];
         const prompts = prepared.get(pair) ?? (await preparePrompts(runs, task, pair, fit));
         prepared.set(pair, prompts);
-        const steering = { ...how, ...span, vectors: vectors[MAIN] };
         const quiet = { ...runs, settings: { ...settings, clips: 0 } }; // no divergence here
         return { found: await runCondition(quiet, prompts, { name, asksFor: "nothing", steering }, `choice/${task}`) };
       });
@@ -309,8 +309,8 @@ async function choose(
   const candidates: Candidate[] = [];
   for (const place of places) {
     for (const strength of settings.strengths) {
-      const score = await tryOut(`${placeName(place)}-${strength}`, { sites: sitesOf(place), strength, rows: "all" });
-      candidates.push({ ...place, strength, rows: "all", ...score });
+      const choice = { ...place, strength, rows: "all" } as const;
+      candidates.push({ ...choice, ...(await tryOut(choice)) });
     }
   }
   const choice = bestOf(candidates);
@@ -325,10 +325,6 @@ function bestOf(candidates: readonly Candidate[]): Choice {
   return { at, layers, strength, rows };
 }
 
-function spanOf({ steerSeconds }: SeedSettings): Pick<Steered, "seconds"> {
-  return { seconds: steerSeconds ?? undefined };
-}
-
 /** Every condition on clips that nothing was fitted or chosen on. */
 async function evaluate(
   runs: SteeringRuns,
@@ -340,9 +336,8 @@ async function evaluate(
   second: Choice,
 ): Promise<readonly PairOutcomes[]> {
   const { stages, settings, model } = runs;
-  const { strength, rows } = choice;
-  const main = { vectors: vectors[MAIN], sites: sitesOf(choice), strength, rows, ...spanOf(settings) };
-  const other = { ...main, sites: sitesOf(second), strength: second.strength, rows: second.rows };
+  const main = steeredAt(choice, vectors[MAIN], settings);
+  const other = steeredAt(second, vectors[MAIN], settings);
   const otherName = secondName(second);
   const steered = (name: string, steering: Steered): Condition => ({ name, asksFor: "nothing", steering });
   const conditions: readonly Condition[] = [

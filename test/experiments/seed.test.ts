@@ -67,13 +67,14 @@ describe("the experiment in miniature, on random weights with a judge that guess
       expect(names).toEqual(expect.arrayContaining([other, `${other}, random direction`, "steered to the end"]));
     }
 
-    expect(genre?.matrix.map(({ pair }) => pair.to)).toEqual(["electronic", "classical"]);
-    const [cell] = genre?.matrix ?? [];
-    expect(cell?.steered[0]).toMatchObject({
+    expect(genre?.matrix.map(({ pair }) => pair.to)).toEqual(["electronic", "electronic", "classical", "classical"]);
+    const [cell, control] = genre?.matrix ?? [];
+    expect(cell?.outcomes[0]).toMatchObject({
       source: steered?.outcomes[0]?.source,
       content: steered?.outcomes[0]?.content,
     });
-    expect(cell?.random[0]?.content).not.toBe(cell?.steered[0]?.content);
+    expect(control?.condition).toBe("every pair, random direction");
+    expect(control?.outcomes[0]?.content).not.toBe(cell?.outcomes[0]?.content);
 
     const files = await writeSeedReport(folder, result);
     expect(files).toEqual(["results.json", "table.csv", "report.html"]);
@@ -81,7 +82,7 @@ describe("the experiment in miniature, on random weights with a judge that guess
     expect(report).toContain("data:audio/wav;base64,");
     expect(report).not.toMatch(/undefined|\[object/);
     expect(report).toContain("steered from row to column with the melody kept");
-    expect(findings(result).some((line) => line.startsWith("genre, all 2 pairs: "))).toBe(true);
+    expect(findings(result).some((line) => line.startsWith("genre, all 2 pairs, steered: "))).toBe(true);
     expect(findings(result).some((line) => line.startsWith("genre: steering alone reaches"))).toBe(true);
 
     // Killed between two stages: what is missing is done again, nothing else, and comes out the same.
