@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .settings import load
 
-STAGES = ("render", "codec", "encode", "lm", "decoder", "export", "judge", "evaluate", "material")
+STAGES = ("render", "codec", "listen", "encode", "lm", "decoder", "export", "judge", "evaluate", "material")
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """EnCodec's encoder and codebooks, which are computed and not trained, and the loss that its decoder is trained with.
 
-The encoder is a linear transform (`start.py`), the codebooks are residual k-means on its latents (after Zeghidour et al. 2021). The
-codes are therefore there from the first minute on, so that language model and decoder can be trained side by side. The loss is on
-multi-resolution spectra and the waveform; there is no adversary, for want of compute.
+The encoder is a linear transform (`start.py`) beside which an LSTM hears what is played (`listener.py`). The first codebook says that, the
+others are residual k-means on the transform's latents (after Zeghidour et al. 2021). The codes are therefore there within half an hour, so that
+language model and decoder can be trained side by side. The loss is on multi-resolution spectra and the waveform; there is no adversary, for
+want of compute.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 
+from .listener import Listener, install
 from .render import open_audio, read_labels
 from .settings import Settings, write_json
-from .start import start_linear
+from .start import NOTE_WIDTH, start_linear
 
 QUANTISERS = 4
 KMEANS_ROUNDS, KMEANS_VECTORS, JOINT_ROUNDS = 10, 60000, 6
@@ -152,6 +154,10 @@ def load_codec(settings: Settings) -> EncodecModel:
     folder = settings.work / "codec"
     codec = EncodecModel(codec_config(settings))
     codec.load_state_dict(torch.load(folder / "start.pt", map_location="cpu", weights_only=False))
+    if (folder / "listener.pt").exists():
+        listener = Listener(codec.encoder.layers[13].lstm.hidden_size)
+        listener.load_state_dict(torch.load(folder / "listener.pt", map_location="cpu", weights_only=False)["model"])
+        install(listener, codec)
     if measured(folder / "decoder.validation.json") < measured(folder / "validation.json"):
         codec.decoder.load_state_dict(load_decoder(folder))
     return codec.eval()
@@ -194,7 +200,11 @@ def run(settings: Settings) -> None:
     rows = np.sort(rng.choice(len(read_labels("train", settings)), min(settings.codec_clips, len(audio)), replace=False))
     start_linear(codec, audio[rows].astype(np.float32) / 32768, rng)
     latents = [codec.encoder(torch.from_numpy(audio[row].astype(np.float32) / 32768)[None, None])[0].T for row in rows]
-    errors = fit_codebooks(torch.cat(latents), [layer.codebook.embed for layer in codec.quantizer.layers], generator)
+    # The first codebook says what is played (`listener.py`), the others know nothing of it.
+    books = [layer.codebook.embed for layer in codec.quantizer.layers]
+    for book in books:
+        book.zero_()
+    errors = fit_codebooks(torch.cat(latents)[:, :-NOTE_WIDTH], [book[:, :-NOTE_WIDTH] for book in books[1:]], generator)
     torch.save(codec.state_dict(), folder / "start.pt")
     report = {**validate(codec, open_audio("heldout", settings), losses, settings), "errors": [round(error, 4) for error in errors]}
     write_json(folder / "validation.json", report)

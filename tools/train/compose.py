@@ -72,9 +72,11 @@ class Note:
 
 @dataclass
 class Piece:
-    """Notes, the program of every channel as (bank, program, volume), and exact labels."""
+    """Notes, the chords of a band as (start and length in seconds, pitch class of the root), the program of every channel as (bank, program,
+    volume), and exact labels."""
 
     notes: list[Note] = field(default_factory=list)
+    chords: list[tuple[float, float, int]] = field(default_factory=list)
     programs: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     labels: dict[str, object] = field(default_factory=dict)
 
@@ -469,8 +471,10 @@ def compose(
     if kind == "band":
         w.swing = STYLES[band or genre].swing
         ACCOMPANIMENTS[band or genre](np.random.default_rng((*seed, 2)), w, tonic, changes, bars, beats)
+        w.piece.chords = [(chord.start * w.beat, chord.length * w.beat, (tonic + chord.root) % 12) for chord in changes]
     if loop:
         times = range(int(np.ceil(seconds / PHRASE)))
+        w.piece.chords = [(start + time * PHRASE, length, root) for time in times for start, length, root in w.piece.chords]
         w.piece.notes = [replace(note, start=note.start + time * PHRASE) for time in times for note in w.piece.notes]
     lead = [n.pitch for n in w.piece.notes if n.channel == 0]
     w.piece.labels = {

@@ -9,6 +9,7 @@ import torch
 
 from .codec import QUANTISERS, load_codec
 from .compose import FRAME_RATE, PHRASE
+from .listener import latents
 from .render import open_audio, plan, without_rumble
 from .settings import Settings, write_json
 
@@ -34,7 +35,9 @@ def encode_split(split: str, settings: Settings) -> None:
     folder = settings.work / "codes"
     folder.mkdir(parents=True, exist_ok=True)
     progress = folder / f"{split}.progress.json"
-    codec = load_codec(settings).to(settings.device)
+    codec = load_codec(settings)
+    if not codec.quantizer.layers[0].codebook.embed.any():
+        raise SystemExit("the codec's first codebook is empty: run the stage listen before encode")
     # Codes of two codecs must not be mixed: the sum of the codebooks tells one from another.
     mark = float(sum(layer.codebook.embed.double().sum() for layer in codec.quantizer.layers))
     before = json.loads(progress.read_text()) if progress.exists() else {"done": 0, "codec": mark}
@@ -47,14 +50,12 @@ def encode_split(split: str, settings: Settings) -> None:
     codes = open_codes(split, settings, "r+")
     for start in range(before["done"], len(clips), CHUNK):
         for index in range(start, min(start + CHUNK, len(clips))):
-            # One clip at a time: larger batches fall out of the processor's caches and take longer per clip.
             again = split == "train" and clips[index]["loop"]
             needed = (2 * LOOP_FRAMES + MARGIN) * 640 if again else settings.samples
             sound = audio[index].astype(np.float32) / 32768
             if split == "train" and clips[index]["kind"] == "solo":
                 sound = without_rumble(sound, settings.sample_rate, clips[index]["instrument"])
-            clip = torch.from_numpy(sound[:needed])[None, None].to(settings.device)
-            found = codec.quantizer.encode(codec.encoder(clip))[:, 0].cpu().numpy().astype(np.uint16)  # [K, F]
+            found = codec.quantizer.encode(latents(codec.encoder, sound[:needed]))[:, 0].numpy().astype(np.uint16)  # [K, F]
             if again:
                 # From the second time on a loop is the same samples over and over, hence the same codes.
                 times = -(-settings.frames // LOOP_FRAMES)

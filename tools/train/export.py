@@ -35,7 +35,6 @@ def run(settings: Settings) -> None:
     codec, language = load_codec(settings), load_language_model(settings)
     state = {f"audio_encoder.{name}": value for name, value in codec.state_dict().items()}
     state.update({name: value for name, value in language.state_dict().items() if not name.endswith("embed_positions.weights")})
-    state = {name: value for name, value in state.items() if not name.startswith("hearing.")}  # only training uses it
     # The text embedding has two names; the hub's files use the first.
     state.pop("text_encoder.encoder.embed_tokens.weight", None)
     # The temperature goes into the weights: logits that are sampled as they are sound best, whatever program samples them.

@@ -21,7 +21,6 @@ from transformers.models.musicgen import MusicgenDecoderConfig
 from .captions import NAMELESS, captions
 from .codec import QUANTISERS, codec_config, part_of_checkpoint
 from .encode import LOOP_FRAMES, encoded, open_codes
-from .notes import CLASSES, PITCHES, ROWS, all_sounding
 from .render import read_labels
 from .settings import Settings, write_json
 from .tokenizer import load_tokenizer
@@ -32,7 +31,7 @@ HEAD_WIDTH = 32
 OWN_AFTER = 1000  # steps from nothing; before, what the model says is no use to it
 OWN = {"pieces": 0.5, "clips": 0.1}  # shares of the batches in which some of what is read was said by the model itself
 PIECES = 0.35  # share of the batches that are pieces of clips; the rest are whole clips
-BOOKS = (1.75, 1.15, 0.7, 0.4)  # how much each codebook counts: pitch and timbre lie in the first ones, the last are half noise
+BOOKS = (1.25, 1.75, 1.15, 0.7)  # how much each codebook counts: the notes, and their sound from the most to the least of its energy
 LAGS = (95, 92, 89, 85)  # positions that the heads of the first layer look back by, from the next frame a bar ago to ten frames later
 SHARPNESS = 3.5  # of the heads that look back: of what lies around the place that is meant they take in some frames
 PATCHED = 0.85  # share of whole clips whose bar is put together from parts of others
@@ -40,8 +39,6 @@ ON_THE_BEAT = 0.4  # share of those bars whose parts are of one length and keep 
 PARTS = {"solo": (2, 3, 4, 6), "band": (2, 3, 4)}  # of a bar
 TAKEOVERS = (0.3, 0.4, 0.3)  # shares of whole clips that are taken over never, once, twice
 TAKEN_WEIGHT = 2.0  # times that the bar after a takeover counts: the same notes by another sound are harder than what is played again
-HEARD = 2  # layers after which the notes of the next frame should be known
-HEARING = 0.03  # how much they count beside the codes
 FIRST, FIRST_WEIGHT = 20, 4.0  # frames, and how many times they count: there nothing but the text tells what it should be
 
 
@@ -77,24 +74,16 @@ def model_config(settings: Settings) -> MusicgenConfig:
 
 
 class LanguageModel(nn.Module):
-    """The parts of MusicGen that are trained here. Its state names are those of the whole model, but for `hearing`, which only trains:
-    it reads from an early residual stream which notes the next frame has. A melody handed over to another instrument has its codes
-    nowhere before, only its notes; from codes alone the model learnt to find them for 44 % of the notes' beginnings."""
+    """The parts of MusicGen that are trained here; its state names are those of the whole model."""
 
     def __init__(self, settings: Settings):
         super().__init__()
         whole = MusicgenForConditionalGeneration(model_config(settings))
         self.text_encoder, self.enc_to_dec_proj, self.decoder = whole.text_encoder, whole.enc_to_dec_proj, whole.decoder
-        self.hearing = nn.Linear(settings.width, PITCHES + CLASSES)
         self.pad = settings.codebook_size
 
     def forward(self, text: Tensor, mask: Tensor, codes: Tensor, own: float = 0.0) -> Tensor:
-        """As `heard`, the codes' part."""
-        return self.heard(text, mask, codes, None, own)[0]
-
-    def heard(self, text: Tensor, mask: Tensor, codes: Tensor, notes: Tensor | None, own: float = 0.0) -> tuple[Tensor, Tensor | None]:
-        """The cross-entropy [B, K, F] of every code, for text ids and mask [B, S] and codes [B, K, F]; and that of what sounds [B, F],
-        for notes [B, ROWS, F]. The share `own` of the codes
+        """The cross-entropy [B, K, F] of every code, for text ids and mask [B, S] and codes [B, K, F]. The share `own` of the codes
         that are read, not of those that are to be said, is replaced by what the model itself would have said (scheduled sampling in
         two passes, Mihaylova & Martins 2019): generation reads nothing else, and must not go astray on its first slip."""
         tokens = delayed(codes, self.pad)  # [B, K, F + K]
@@ -104,37 +93,28 @@ class LanguageModel(nn.Module):
         inputs, targets = tokens[..., :-1], tokens[..., 1:]
         if own > 0:
             with torch.no_grad():
-                shares = self.logits(inputs, memory, mask)[0][:, :, :-1].softmax(-1).cumsum(-1)  # of inputs[..., 1:]
+                shares = self.logits(inputs, memory, mask)[:, :, :-1].softmax(-1).cumsum(-1)  # of inputs[..., 1:]
                 drawn = torch.rand(*shares.shape[:-1], 1, device=shares.device) * shares[..., -1:]
                 said = torch.searchsorted(shares, drawn)[..., 0].clamp_max(shares.shape[-1] - 1)  # [B, K, F + K - 2]
             replaced = (torch.rand(said.shape, device=said.device) < own) & (inputs[..., 1:] != self.pad)
             inputs = torch.cat([inputs[..., :1], torch.where(replaced, said, inputs[..., 1:])], -1)
-        logits, state = self.logits(inputs, memory, mask)
+        logits = self.logits(inputs, memory, mask)
         losses = []
         for book in range(targets.shape[1]):
             # Codebook k is valid from position k on, for F positions.
             valid = slice(book, book + codes.shape[2])
             losses.append(F.cross_entropy(logits[:, book, valid].transpose(1, 2), targets[:, book, valid], reduction="none"))  # [B, F]
-        return torch.stack(losses, 1), None if notes is None else self.unheard(state[:, : codes.shape[2]], notes)
+        return torch.stack(losses, 1)
 
-    def unheard(self, state: Tensor, notes: Tensor) -> Tensor:
-        """Cross-entropy [B, F] of the lead's pitch and, as a sum over classes, of what sounds, from states [B, F, D]."""
-        pitch, classes = self.hearing(state).split((PITCHES, CLASSES), -1)
-        bits = (notes[:, 1, :, None] >> torch.arange(CLASSES, device=notes.device)) & 1  # [B, F, CLASSES]
-        lead = F.cross_entropy(pitch.transpose(1, 2), notes[:, 0], reduction="none")
-        return lead + F.binary_cross_entropy_with_logits(classes, bits.to(classes), reduction="none").sum(-1)
-
-    def logits(self, inputs: Tensor, memory: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, K, F + K - 1, V] for the tokens after each of `inputs` [B, K, F + K - 1], and the residual stream after `HEARD`
-        layers [B, F + K - 1, D]."""
+    def logits(self, inputs: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Logits [B, K, F + K - 1, V] for the tokens after each of `inputs` [B, K, F + K - 1]."""
         found = self.decoder(
             input_ids=inputs.reshape(-1, inputs.shape[-1]),
             encoder_hidden_states=memory,
             encoder_attention_mask=mask,
             use_cache=False,
-            output_hidden_states=True,
         )
-        return found.logits.reshape(*inputs.shape, -1), found.hidden_states[min(HEARD, len(found.hidden_states) - 1)]
+        return found.logits.reshape(*inputs.shape, -1)
 
 
 def by_codebook(losses: Tensor, weights: Tensor) -> Tensor:
@@ -301,8 +281,7 @@ class Batches:
         self.tokenizer = load_tokenizer(settings)
         self.labels = read_labels(split, settings)[: encoded(split, settings)]
         self.text = [[encoding.ids for encoding in self.tokenizer.encode_batch(row["captions"])] for row in self.labels]
-        # Codes and, as further rows, the notes: spliced as one.
-        self.codes = np.concatenate([open_codes(split, settings), all_sounding(split, settings)], 1)  # [clips, K + ROWS, F]
+        self.codes = np.array(open_codes(split, settings))  # [clips, K, F]
         self.settings = settings
         # Clips that play the same notes: a melody by all instruments, a loop with the band of every genre.
         self.alike = defaultdict(list)
@@ -338,7 +317,7 @@ class Batches:
 
         def patched(clip: int) -> np.ndarray:
             sources = np.array([self.sounding.get((piece, self.sound(self.labels[clip])), clip) for piece in pieces])
-            bar = self.codes[sources[part], :, taken].T  # [K + ROWS, LOOP_FRAMES]
+            bar = self.codes[sources[part], :, taken].T  # [K, LOOP_FRAMES]
             return np.tile(bar, -(-self.settings.frames // LOOP_FRAMES))[:, : self.settings.frames]
 
         return patched
@@ -367,8 +346,8 @@ class Batches:
         mask = (text != 0).long() * torch.from_numpy(~dropped)[:, None].long()
         return text, mask
 
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Text ids and mask [B, S], codes [B, K, F], notes [B, ROWS, F] and how much each frame counts [B, F]. Whole clips, most of them taken over by others
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Text ids and mask [B, S], codes [B, K, F] and how much each frame counts [B, F]. Whole clips, most of them taken over by others
         that play the same notes; or as many frames in pieces of a quarter, which end before a phrase comes again: there the text is all
         that tells what is to be heard."""
         size, frames = self.settings.lm_batch, self.settings.frames
@@ -390,8 +369,7 @@ class Batches:
             rows.append(words)
         weights[:, :FIRST] = FIRST_WEIGHT
         text, mask = self.texts(rows, dropped)
-        both = torch.from_numpy(np.stack(codes).astype(np.int64))  # [B, K + ROWS, F]
-        return text, mask, *both.split((QUANTISERS, ROWS), 1), torch.from_numpy(weights)
+        return text, mask, torch.from_numpy(np.stack(codes).astype(np.int64)), torch.from_numpy(weights)
 
 
 @torch.no_grad()
@@ -406,14 +384,14 @@ def validate(model: LanguageModel, held: Batches, settings: Settings) -> dict:
         for chunk in np.array_split(clips, 3):
             rows = [held.text[(clip + shift) % len(held.text)][0] for clip in chunk]
             text, mask = held.texts(rows, np.full(len(chunk), drop))
-            codes = torch.from_numpy(held.codes[chunk, :QUANTISERS, : half // 2].astype(np.int64))
+            codes = torch.from_numpy(held.codes[chunk, :, : half // 2].astype(np.int64))
             total += model(*(t.to(settings.device) for t in (text, mask, codes))).mean((0, 2)).cpu() * len(chunk)
         out[name] = [round(float(v), 4) for v in total / len(clips)]
     for kind in ("solo", "band"):
         clips = [clip for clip, row in enumerate(held.labels) if row["kind"] == kind][::11][:12]
         others = [max(held.alike[held.piece(held.labels[clip])], key=lambda other: (other - clip) % 8) for clip in clips]
         for name, second in (("loop", clips), ("takeover", others)):
-            codes = np.concatenate([held.codes[clips][:, :QUANTISERS, :half], held.codes[second][:, :QUANTISERS, half:]], 2).astype(np.int64)
+            codes = np.concatenate([held.codes[clips][:, :, :half], held.codes[second][:, :, half:]], 2).astype(np.int64)
             text = no_text[: len(clips)]
             losses = model(*(t.to(settings.device) for t in (text, text, torch.from_numpy(codes))))[:, :, half + 4 :]
             out[f"{kind} {name}"] = [round(float(v), 4) for v in losses.mean((0, 2))]
@@ -464,22 +442,19 @@ def run(settings: Settings) -> None:
         rate = settings.lm_rate * warm_hold_decay(step, clock.seconds() / budget, warm=60, hold=0.25)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        text, mask, codes, notes, weights = (t.to(settings.device) for t in batches.draw(rng))
+        text, mask, codes, weights = (t.to(settings.device) for t in batches.draw(rng))
         speaks = bool(settings.start_from) or step > OWN_AFTER
         kind = "clips" if codes.shape[2] == settings.frames else "pieces"  # in whole clips it would learn to distrust what it heard before
         own = float(rng.uniform(0.1, 0.5)) if speaks and rng.random() < OWN[kind] else 0.0
-        losses, unheard = model.heard(text, mask, codes, notes, own)
-        # What the first bar has nobody can know: it would only be noise to learn from.
-        known = weights * (torch.arange(weights.shape[1], device=weights.device) >= LOOP_FRAMES)
-        losses, unheard = by_codebook(losses, weights), (unheard * known).sum() / known.sum().clamp_min(1)
+        losses = by_codebook(model(text, mask, codes, own), weights)
         optimizer.zero_grad(set_to_none=True)
-        ((losses * torch.tensor(BOOKS, device=losses.device)).mean() + HEARING * unheard).backward()
+        (losses * torch.tensor(BOOKS, device=losses.device)).mean().backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         if torch.isfinite(norm):
             optimizer.step()
             average.update(model)
         step += 1
-        log.add(step, loss=losses.mean(), unheard=unheard, norm=norm, **{f"book{k}": loss for k, loss in enumerate(losses)})
+        log.add(step, loss=losses.mean(), norm=norm, **{f"book{k}": loss for k, loss in enumerate(losses)})
         if step % 20 == 0:
             log.write(step, clock.seconds(), rate=round(rate, 6), clips=len(batches.labels))
         if time.monotonic() - saved > SAVE_SECONDS or clock.seconds() >= budget:

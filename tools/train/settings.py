@@ -28,11 +28,12 @@ class Settings:
     fonts: dict[str, str] = field(default_factory=lambda: {"train": FLUID, "heldout": FLUID, "judge": TIM, "judge2": CSOUND})
     # Codec (EnCodec, the official geometry, narrower).
     codec_filters: int = 16
-    codec_hidden: int = 96
+    codec_hidden: int = 128
     codebook_size: int = 1024
     codec_clips: int = 600  # that the encoder and the codebooks are computed from
     codec_batch: int = 4
     codec_crop: int = 16000
+    listen_minutes: float = 10.0
     decoder_minutes: float = 60.0
     decoder_rate: float = 3e-4
     # Language model.
