@@ -115,7 +115,7 @@ def varied(piece: Piece, rng: np.random.Generator) -> Piece:
         options = KITS if channel == DRUM_CHANNEL else ALIKE.get(program, (program,))
         loudness = int(np.clip(volume * 10 ** (rng.uniform(-10, 6) / 40), 20, 127))
         programs[channel] = (bank, int(rng.choice(options)), loudness)
-    return Piece(notes, programs, piece.labels)
+    return dataclasses.replace(piece, notes=notes, programs=programs)
 
 
 def equalised(audio: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -19,7 +19,7 @@ from .judge import COUNT, Features
 from .listener import Listener, coefficients, install, latents
 from .lm import Batches, LanguageModel, by_codebook, delayed, grown, look_back, orthogonal, sharpen
 from .notes import ATTACK, LEADS, PITCHES, played
-from .render import plan, without_rumble
+from .render import plan, varied, without_rumble
 from .settings import Settings, load
 from .start import BINS, NOTE_WIDTH, start_linear
 
@@ -71,6 +71,13 @@ class Composing(unittest.TestCase):
         clips = plan("train", Settings(rounds={"train": 1}))
         self.assertEqual([clip["instrument"] for clip in clips if clip["kind"] == "solo"], list(INSTRUMENTS))
         self.assertEqual([clip["band"] for clip in clips if clip["kind"] == "band"], 2 * list(GENRES))
+
+    def test_a_varied_piece_has_the_same_notes_chords_and_labels_by_other_programs(self):
+        piece = compose((9, 1), "rock", "flute", "band", 8.0, loop=True)
+        other = varied(piece, np.random.default_rng(0))
+        self.assertEqual([(n.start, n.pitch) for n in other.notes], [(n.start, n.pitch) for n in piece.notes])
+        self.assertEqual((other.chords, other.labels), (piece.chords, piece.labels))
+        self.assertNotEqual(other.programs, piece.programs)
 
     def test_captions_follow_the_labels(self):
         labels = compose((5,), "rock", "violin", "band", 8.0).labels
