@@ -8,9 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EncodecModel
 
-from .codec import codec_config
+from .codec import load_codec
 from .listener import Listener, coefficients
 from .notes import all_played
 from .render import open_audio, plan, without_rumble
@@ -24,8 +23,8 @@ SAVE_SECONDS = 60
 
 
 def hear(codec: nn.Module, split: str, settings: Settings) -> tuple[Tensor, Tensor]:
-    """Coefficients float16 [clips, HEARD_FRAMES, BINS] and what is played, lead and chord, [2, clips, HEARD_FRAMES] of a split. Every other lead alone is without what lies
-    below its notes, as those are that the language model learns from."""
+    """Coefficients float16 [clips, HEARD_FRAMES, BINS] and what is played, lead and chord, [2, clips, HEARD_FRAMES] of
+    a split. Every other lead alone is without what lies below its notes, as those are that the language model learns from."""
     clips, audio = plan(split, settings), open_audio(split, settings)
     heard = torch.empty(len(clips), HEARD_FRAMES, BINS, dtype=torch.float16)
     for index, clip in enumerate(clips):
@@ -50,16 +49,13 @@ def run(settings: Settings) -> None:
         return
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    # The transform that it hears by is the linear one; nothing else of the codec is needed.
-    codec = EncodecModel(codec_config(settings))
-    codec.load_state_dict(torch.load(folder / "start.pt", map_location="cpu", weights_only=False))
+    codec = load_codec(settings)
     listener = Listener(codec.encoder.layers[13].lstm.hidden_size)
     optimizer = torch.optim.AdamW(listener.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     rng = np.random.default_rng((settings.seed, 15))
     state = load_state(folder / "listener.pt", model=listener, optimizer=optimizer, rng=rng)
-    step, clock, log = state["step"], Clock(state["seconds"]), Log(folder / "listener.jsonl", state["step"])
-    budget = settings.listen_minutes * 60
-    if clock.seconds() >= budget:
+    step, log, budget = state["step"], Log(folder / "listener.jsonl", state["step"]), settings.listen_minutes * 60
+    if state["seconds"] >= budget:
         return
     (heard, played), held = hear(codec, "train", settings), hear(codec, "heldout", settings)
     clock, saved = Clock(state["seconds"]), time.monotonic()
@@ -70,9 +66,8 @@ def run(settings: Settings) -> None:
         span = slice(begin, begin + CROP)
         said = listener(heard[clips, span].float())
         lead, chord = (F.cross_entropy(part.transpose(1, 2), row[clips, span], label_smoothing=0.02) for part, row in zip(said, played))
-        loss = lead + chord
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (lead + chord).backward()
         nn.utils.clip_grad_norm_(listener.parameters(), 1.0)
         optimizer.step()
         step += 1

@@ -32,9 +32,11 @@ def coefficients(encoder: nn.Module, audio: np.ndarray, edges: bool = True) -> T
     around = np.pad(audio, (HOP // 2, 2 * HOP - HOP // 2), mode="reflect")
     rest = encoder.layers[12].conv.bias[:BINS] + kernel.sum(1) * encoder.layers[0].conv.bias[0]  # of the shift, which float16 doesn't quite take out
     found = torch.from_numpy(around).float().unfold(0, 2 * HOP, HOP)[: len(audio) // HOP] @ kernel.T + rest
-    for part, frames in ((slice(None, 2 * EDGE * HOP), slice(None, EDGE)), (slice(-2 * EDGE * HOP, None), slice(-EDGE, None))) if edges else ():
-        edge = through(encoder.layers[:13], torch.from_numpy(audio[part])[None, None])[0, :BINS].T  # [2 * EDGE, BINS]
-        found[frames] = edge[frames]
+    if edges:
+        ends = ((slice(None, 2 * EDGE * HOP), slice(None, EDGE)), (slice(-2 * EDGE * HOP, None), slice(-EDGE, None)))
+        for part, frames in ends:
+            edge = through(encoder.layers[:13], torch.from_numpy(audio[part])[None, None])[0, :BINS].T  # [2 * EDGE, BINS]
+            found[frames] = edge[frames]
     return found
 
 
@@ -47,6 +49,7 @@ def latents(encoder: nn.Module, audio: np.ndarray) -> Tensor:
 
 
 def through(layers: nn.ModuleList, state: Tensor) -> Tensor:
+    """EnCodec keeps its layers in a list, which can't be called."""
     for layer in layers:
         state = layer(state)
     return state
@@ -100,5 +103,5 @@ def install(listener: Listener, codec: nn.Module) -> None:
     first.zero_()
     entries = listener.entries().half().float()
     first[:ENTRIES, -NOTE_WIDTH:] = entries
-    # Never the nearest, and told apart by nothing: the language model doesn't see them in training.
-    first[ENTRIES:, -NOTE_WIDTH:] = APART * entries.norm(dim=1).max().half().float() * NOTE_WIDTH**-0.5
+    # All others are one vector that is never the nearest: no clip has their codes, and training makes the language model not say them.
+    first[ENTRIES:, -NOTE_WIDTH:] = (APART * entries.norm(dim=1).max() * NOTE_WIDTH**-0.5).half().float()

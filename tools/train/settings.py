@@ -28,7 +28,7 @@ class Settings:
     fonts: dict[str, str] = field(default_factory=lambda: {"train": FLUID, "heldout": FLUID, "judge": TIM, "judge2": CSOUND})
     # Codec (EnCodec, the official geometry, narrower).
     codec_filters: int = 16
-    codec_hidden: int = 128
+    codec_hidden: int = 128  # the last ones are the notes' (`start.NOTE_WIDTH`)
     codebook_size: int = 1024
     codec_clips: int = 600  # that the encoder and the codebooks are computed from
     codec_batch: int = 4
