@@ -33,7 +33,7 @@ export async function fuseGenres(
   { model, stages, settings, judge }: SteeringRuns,
   { vectors }: TaskProbes,
   classes: readonly ClassSources[],
-  choice: Choice,
+  choice: Choice, // of an added direction: two of those can be added up
 ): Promise<readonly FusionResult[]> {
   const names = classes.map(({ name }) => name);
   const all = names.flatMap((from, index) => names.slice(index + 1).map((to) => ({ from, to })));
@@ -98,12 +98,12 @@ export async function measureOverhead(
   task: JudgeTask,
   { vectors }: TaskProbes,
   pair: Pair | undefined,
-  { strength, rows, layers }: Choice,
+  { move, strength, rows, layers }: Choice,
 ): Promise<readonly Overhead[]> {
   if (!pair) return [];
   const depth = Array.from({ length: model.config.decoder.layers }, (_, layer) => layer);
   const steering = (sites: string | readonly string[]): Steering =>
-    steer(model, transferSpec(pair.to, { sites, strength, rows }, 0), { vectors: vectors.means });
+    steer(model, transferSpec(pair.to, { move, sites, strength, rows }, 0), { vectors: vectors.means });
   const kinds: readonly (readonly [Overhead["steering"], Steering | undefined])[] = [
     ["none", undefined],
     ["one layer", steering(sitesOf({ at: "residual", layers: layers.slice(0, 1) }))],

@@ -12,7 +12,7 @@ import { steer, type Steering } from "../steering/steering.js";
 import { faultsOf, NEUTRAL_TEXTS, textFor, textForChange, type ClipJudge, type Fault } from "./concepts.js";
 import { measureEffect } from "./effect.js";
 import type { JudgeTask } from "./judge.js";
-import { towards } from "./seed-directions.js";
+import { randomSpan, towards } from "./seed-directions.js";
 import { codesOf, fileName, firstSeconds, promptPath, type SourceClip } from "./seed-sources.js";
 import type { SeedSettings } from "./seed.js";
 import type { Stages } from "./stages.js";
@@ -36,13 +36,21 @@ export interface Condition {
   readonly otherSeed?: number | undefined;
 }
 
+/**
+ * How activations are moved. "add" adds a direction, as the paper does, and leaves open where it ends; "span" takes what of an activation
+ * lies in the span of the class means to a goal, and leaves all else alone.
+ */
+export type Move = "add" | "span";
+
 /** How it is steered. */
 export interface Steered {
+  readonly move: Move;
   readonly vectors: SteeringVectors;
   readonly sites: string | readonly string[];
+  /** How far, from one class's mean to the other's: 1 is to the other's. */
   readonly strength: number;
   readonly rows: RowChoice;
-  readonly random?: boolean | undefined; // a random direction instead, of the same norm
+  readonly random?: boolean | undefined; // a random direction, or span, instead, of the same norm
   readonly seconds?: number | undefined; // from the end of the prompt on; absent: to the end of the clip
 }
 
@@ -61,13 +69,14 @@ export interface Outcome {
 /** Every head, before the output projection. */
 export const HEADS = "blocks.*.attn.hook_z";
 
-/** What is steered: residual streams behind some blocks, or every head. */
+/** What is steered, and how: residual streams behind some blocks, or every head. */
 export interface Place {
+  readonly move: Move;
   readonly at: "residual" | "heads";
   readonly layers: readonly number[]; // of heads: all
 }
 
-export function sitesOf({ at, layers }: Place): string | readonly string[] {
+export function sitesOf({ at, layers }: Omit<Place, "move">): string | readonly string[] {
   return at === "heads" ? HEADS : layers.map((layer) => `blocks.${layer}.hook_resid_post`);
 }
 
@@ -77,14 +86,14 @@ export function steeredAt(
   vectors: SteeringVectors,
   { steerSeconds }: Pick<SeedSettings, "steerSeconds">,
 ): Steered {
-  const { strength, rows } = choice;
-  return { vectors, sites: sitesOf(choice), strength, rows, seconds: steerSeconds ?? undefined };
+  const { move, strength, rows } = choice;
+  return { move, vectors, sites: sitesOf(choice), strength, rows, seconds: steerSeconds ?? undefined };
 }
 
-/** "layer-3", "layer-all", "heads" */
-export function placeName({ at, layers }: Place): string {
-  if (at === "heads") return "heads";
-  return `layer-${layers.length === 1 ? String(layers[0]) : "all"}`;
+/** "layer-3", "layer-all", "heads"; "layer-3-span" */
+export function placeName({ move, at, layers }: Place): string {
+  const place = at === "heads" ? "heads" : `layer-${layers.length === 1 ? String(layers[0]) : "all"}`;
+  return move === "span" ? `${place}-span` : place;
 }
 
 /** What the condition at the place that was not chosen is called. */
@@ -198,27 +207,39 @@ function textOf(task: JudgeTask, { from, to }: Pair, { asksFor }: Condition): st
 }
 
 /** From one class to the other, after the prompt. A random direction is drawn for the pair, as long as the one it stands for. */
-function steeringOf(model: MusicGen, settings: SeedSettings, pair: Pair, how: Steered): Steering {
-  const directions = towards(how.vectors, pair.from, pair.to);
-  const spec = transferSpec(pair.to, how, settings.promptSeconds);
-  return steer(model, spec, { vectors: how.random === true ? randomized(directions) : directions });
+function steeringOf(model: MusicGen, settings: SeedSettings, { from, to }: Pair, how: Steered): Steering {
+  const spec = transferSpec(to, { ...how, from }, settings.promptSeconds);
+  return steer(model, spec, { vectors: how.random === true ? randomOf(how, from, to) : vectorsOf(how, from, to) });
+}
+
+function vectorsOf({ move, vectors }: Steered, from: string, to: string): SteeringVectors {
+  return move === "span" ? vectors : towards(vectors, from, to);
+}
+
+function randomOf({ move, vectors }: Steered, from: string, to: string): SteeringVectors {
+  return move === "span" ? randomSpan(vectors, from) : randomized(towards(vectors, from, to));
 }
 
 /**
- * The spec of a transfer: h ← h + s v, v from the mean of one class to that of the other. Several residual streams share s: each step
- * is passed on to the next one. It acts after the prompt, for `seconds` or to the end.
+ * The spec of a transfer. "add": h ← h + s v, v from the mean of one class to that of the other; several residual streams share s, as each
+ * step is passed on to the next one. "span": what of h lies in the span of the class means is taken to m + s (µ − m), µ the mean of the
+ * class and m that of `from`, or of all classes; at each site wholly. It acts after the prompt, for `seconds` or to the end.
  *
  * @param file of the vectors, for a spec that is kept
  */
 export function transferSpec(
   to: string,
-  { sites, strength, rows, seconds }: Pick<Steered, "sites" | "strength" | "rows" | "seconds">,
+  how: Pick<Steered, "move" | "sites" | "strength" | "rows" | "seconds"> & { readonly from?: string },
   promptSeconds: number,
   file = "vectors.safetensors",
 ): SteeringSpec {
-  const each = strength / (typeof sites === "string" ? 1 : sites.length);
+  const { move, from, sites, strength, rows, seconds } = how;
   const until = seconds === undefined ? {} : { until: promptSeconds + seconds };
-  const step = { concept: to, sites, operator: "add", unit: "raw", strength: each, rows };
+  const each = strength / (typeof sites === "string" ? 1 : sites.length);
+  const step =
+    move === "span"
+      ? { concept: to, minus: from, sites, operator: "span", beyond: strength, strength: 1, rows }
+      : { concept: to, sites, operator: "add", unit: "raw", strength: each, rows };
   return parseSpec({ vectors: { vectors: file }, segments: [{ from: promptSeconds, ...until, steer: [step] }] });
 }
 

@@ -45,7 +45,7 @@ export async function exportVectors(
     await writeVectors(join(directory, file), { ...vectors, sites });
     files.push(file);
     for (const { to, choice } of reached) {
-      const spec = transferSpec(to, { ...choice, sites: sitesOf(choice) }, 0, file);
+      const spec = transferSpec(to, { ...choice, sites: sitesOf(choice) }, 0, file); // of a span: from the mean of all
       await writeFile(join(directory, `${fileName(to)}.json`), `${JSON.stringify(spec, null, 2)}\n`);
       files.push(`${fileName(to)}.json`);
     }

@@ -95,6 +95,7 @@ export interface TaskResult {
   readonly candidates: readonly Candidate[];
   readonly choice: Choice | null;
   readonly second: Choice | null; // the best one at the other place
+  readonly added: Choice | null; // the best one that adds a direction
   readonly pairs: readonly PairOutcomes[];
   readonly matrix: readonly PairOutcomes[]; // of every two classes; empty where they weren't asked for
 }
@@ -230,17 +231,19 @@ export async function runSeedExperiment(
     };
     if (usable.length < 2) {
       notes.push(`${task}: nothing to tell apart, so there are no probes and no steering.`);
-      tasks.push({ ...summary, probes: null, candidates: [], choice: null, second: null, pairs: [], matrix: [] });
+      const none = { probes: null, candidates: [], choice: null, second: null, added: null, pairs: [], matrix: [] };
+      tasks.push({ ...summary, ...none });
       continue;
     }
     const probes = await probeTask(model, stages, task, usable, settings);
     const pairs = pairsOf(task, usable, settings.pairs);
     if (pairs.length === 0) notes.push(`${task}: no class has clips to continue from, so there is no steering.`);
-    const { candidates, choice, second } = await choose(runs, task, probes, usable, pairs);
-    const found = await evaluate(runs, task, probes, usable, pairs, choice, second);
+    const { candidates, ...chosen } = await choose(runs, task, probes, usable, pairs);
+    const { choice, added } = chosen;
+    const found = await evaluate(runs, task, probes, usable, pairs, chosen);
     const matrix = await steerEveryPair(runs, task, probes.vectors[MAIN], usable, choice);
-    tasks.push({ ...summary, probes: probes.summaries, candidates, choice, second, pairs: found, matrix });
-    if (task === "genre") fusion = await fuseGenres(runs, probes, usable, choice);
+    tasks.push({ ...summary, probes: probes.summaries, candidates, ...chosen, pairs: found, matrix });
+    if (task === "genre") fusion = await fuseGenres(runs, probes, usable, added);
     overhead = await measureOverhead(runs, task, probes, pairs[0], choice);
   }
   return {
@@ -269,19 +272,29 @@ function pairsOf(task: JudgeTask, usable: readonly ClassSources[], count: number
 /** The estimator whose directions are evaluated first: what the literature finds to steer best. */
 const MAIN: Compared = "means";
 
-/** Tries places and strengths on clips that directions were fitted on. */
+/** What is evaluated: the best of all candidates, and the best of some. */
+interface Chosen {
+  readonly choice: Choice;
+  readonly second: Choice;
+  readonly added: Choice;
+}
+
+/** Tries places, moves and strengths on clips that directions were fitted on. */
 async function choose(
   runs: SteeringRuns,
   task: JudgeTask,
   { vectors }: TaskProbes,
   classes: readonly ClassSources[],
   pairs: readonly Pair[],
-): Promise<{ readonly candidates: readonly Candidate[]; readonly choice: Choice; readonly second: Choice }> {
+): Promise<Chosen & { readonly candidates: readonly Candidate[] }> {
   const { model, stages, settings } = runs;
   const depth = model.config.decoder.layers;
   const all = Array.from({ length: depth }, (_, layer) => layer);
-  const single = all.map((layer): Place => ({ at: "residual", layers: [layer] }));
-  const places: readonly Place[] = [...single, { at: "residual", layers: all }, { at: "heads", layers: all }];
+  const places = (["add", "span"] as const).flatMap((move): readonly Place[] => [
+    ...all.map((layer) => ({ move, at: "residual" as const, layers: [layer] })),
+    { move, at: "residual", layers: all },
+    { move, at: "heads", layers: all },
+  ]);
   const prepared = new Map<Pair, Prompts>();
   const tryOut = async (choice: Choice): Promise<Omit<Candidate, keyof Choice>> => {
     const name = `${placeName(choice)}-${choice.strength}`;
@@ -314,15 +327,20 @@ async function choose(
     }
   }
   const choice = bestOf(candidates);
-  return { candidates, choice, second: bestOf(candidates.filter(({ at }) => at !== choice.at)) };
+  return {
+    candidates,
+    choice,
+    second: bestOf(candidates.filter(({ at }) => at !== choice.at)),
+    added: bestOf(candidates.filter(({ move }) => move === "add")),
+  };
 }
 
 /** The one that turns most clips with their melody kept; of several, that which is best in both together. */
 function bestOf(candidates: readonly Candidate[]): Choice {
   const both = ({ success, content }: Candidate): number => success * content;
   const isBetter = (a: Candidate, b: Candidate): boolean => (a.kept === b.kept ? both(a) > both(b) : a.kept > b.kept);
-  const { at, layers, strength, rows } = candidates.reduce((best, one) => (isBetter(one, best) ? one : best));
-  return { at, layers, strength, rows };
+  const { move, at, layers, strength, rows } = candidates.reduce((best, one) => (isBetter(one, best) ? one : best));
+  return { move, at, layers, strength, rows };
 }
 
 /** Every condition on clips that nothing was fitted or chosen on. */
@@ -332,13 +350,13 @@ async function evaluate(
   { vectors }: TaskProbes,
   classes: readonly ClassSources[],
   pairs: readonly Pair[],
-  choice: Choice,
-  second: Choice,
+  { choice, second, added }: Chosen,
 ): Promise<readonly PairOutcomes[]> {
   const { stages, settings, model } = runs;
   const main = steeredAt(choice, vectors[MAIN], settings);
   const other = steeredAt(second, vectors[MAIN], settings);
   const otherName = secondName(second);
+  const plain = steeredAt(added, vectors[MAIN], settings);
   const steered = (name: string, steering: Steered): Condition => ({ name, asksFor: "nothing", steering });
   const conditions: readonly Condition[] = [
     { name: "left alone", asksFor: "nothing", steering: null },
@@ -356,9 +374,9 @@ async function evaluate(
     ...(main.seconds === undefined ? [] : [steered("steered to the end", { ...main, seconds: undefined })]),
     steered(otherName, other),
     steered(`${otherName}, random direction`, { ...other, random: true }),
-    ...COMPARED.filter((name) => name !== MAIN).map((name) =>
-      steered(`${name} direction`, { ...main, vectors: vectors[name] }),
-    ),
+    // Estimators are compared where directions are added: a span is made of means.
+    ...COMPARED.map((name) => steered(`${name} direction added`, { ...plain, vectors: vectors[name] })),
+    steered("random direction added", { ...plain, random: true }),
   ];
   const results: PairOutcomes[] = [];
   for (const pair of pairs) {

@@ -92,19 +92,40 @@ export function gramSchmidt(byPriority: readonly Direction[]): readonly Directio
     const [first = direction] = byPriority;
     requireAlike(first, direction);
     const parts = splitUnits(direction).map((part, index) => {
-      const rest = Float64Array.from(part);
-      // Twice: the first pass leaves rounding behind where directions are nearly parallel.
-      for (let pass = 0; pass < 2; pass++) bases.forEach((basis) => subtractProjection(rest, basis[index]));
-      const left = length(rest);
-      if (left > PARALLEL * length(part)) return rest;
+      const rest = restOf(
+        part,
+        bases.map((basis) => basis[index]),
+      );
+      if (rest) return rest;
       throw new UsageError({
         asked: `take the directions before it out of ${direction.name} at ${direction.site}`,
-        found: left === 0 && length(part) === 0 ? "a direction of zeros" : "nothing is left: it is made of them",
+        found: length(part) === 0 ? "a direction of zeros" : "nothing is left: it is made of them",
         todo: "Leave one of these directions away",
       });
     });
     bases.push(parts.map(normalized));
     return { ...direction, values: joinUnits(parts) };
+  });
+}
+
+/**
+ * An orthonormal basis of what directions span, each head for itself: as many directions as are given. One that is made of those before
+ * it, as the last ones of a head narrower than their number are, adds nothing: there it is zeros.
+ *
+ * @throws {CheckpointError} if they are of different models or sites.
+ */
+export function spanOf(directions: readonly Direction[]): readonly Direction[] {
+  const bases: Float64Array[][] = [];
+  return directions.map((direction) => {
+    const [first = direction] = directions;
+    requireAlike(first, direction);
+    const parts = splitUnits(direction).map((part, index) => {
+      const before = bases.map((basis) => basis[index]);
+      const rest = restOf(part, before);
+      return rest ? normalized(rest) : new Float64Array(part.length);
+    });
+    bases.push(parts);
+    return { ...direction, name: `the span of ${first.name}, …`, values: joinUnits(parts) };
   });
 }
 
@@ -203,6 +224,14 @@ function splitUnits({ shape, values }: Direction): readonly Float32Array[] {
 
 function joinUnits(parts: readonly Float64Array[]): Float32Array {
   return Float32Array.from(parts.flatMap((part) => [...part]));
+}
+
+/** What of a vector lies in none of orthonormal ones; undefined where that is nothing but rounding. */
+function restOf(vector: ArrayLike<number>, bases: readonly (Float64Array | undefined)[]): Float64Array | undefined {
+  const rest = Float64Array.from(vector);
+  // Twice: the first pass leaves rounding behind where directions are nearly parallel.
+  for (let pass = 0; pass < 2; pass++) bases.forEach((basis) => subtractProjection(rest, basis));
+  return length(rest) > PARALLEL * length(vector) ? rest : undefined;
 }
 
 function subtractProjection(vector: Float64Array, basis: Float64Array | undefined): void {

@@ -20,7 +20,8 @@ import { hasFused, runFused } from "../runtime/fused.js";
  * - add is that of CAA (Panickssery et al. 2023), ITI (Li et al. 2023) and MusicRFM (arXiv 2510.19127), and "adjust"
  *   (Vélez Vásquez et al., ISMIR 2024), whose step is the difference of two class means;
  * - clamp takes the projection on v̂ to a goal, all of the way for s = 1: h' = h + s (goal − h · v̂) v̂. With goal 0 that
- *   is ablation;
+ *   is ablation. Along each direction of an orthonormal basis in turn it takes what of h lies in their span to a goal: the affine
+ *   concept editing of arXiv 2411.09003, for more directions than one;
  * - replace interchanges h with a class mean µ (the same authors): h' = (1 − s) h + s µ.
  *
  * With `restoreNorm` the result has h's length: h' ‖h‖ / ‖h'‖, as repeng offers; a result of zeros stays zeros.

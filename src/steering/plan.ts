@@ -4,7 +4,7 @@ import { selectSites } from "../activations/select.js";
 import { SiteError, UsageError } from "../errors.js";
 import type { MusicGenConfig } from "../model/checkpoint.js";
 import { directionShape, requireSameModel, type SiteVectors, type SteeringVectors } from "../probes/vectors.js";
-import { COMBINATION, conceptDirection, difference, projectOut, unit, type Direction } from "./algebra.js";
+import { COMBINATION, conceptDirection, difference, projectOut, spanOf, unit, type Direction } from "./algebra.js";
 import { invalid, show } from "./fields.js";
 import type { InterventionSpec, SteeringSpec, Weighting } from "./spec.js";
 
@@ -36,10 +36,10 @@ export interface PlannedDirection {
   readonly intervention: number; // of the plan's
   /** What 1 of strength adds: v̂, v in its unit, or a mean; times the unit's weight. [U · W] */
   readonly step: Float32Array;
-  /** v̂, for "clamp" and "ablate": [U · W]. */
+  /** v̂, for "clamp", "ablate" and "span": [U · W]. */
   readonly along: Float32Array;
   readonly weights: Float32Array; // [U]; 0: this unit is left alone
-  readonly goals: Float32Array; // of "clamp", for each unit: [U]
+  readonly goals: Float32Array; // of "clamp" and "span", for each unit: [U]
 }
 
 /** Directions that move an activation in one step: several only for "convex". */
@@ -151,14 +151,14 @@ function required(vectors: NamedVectors, name: string): SteeringVectors {
   return found;
 }
 
-/** The directions of one intervention at each of its sites. */
+/** The directions of one intervention at each of its sites: one, or with "span" a basis, along which it clamps one after the other. */
 function planDirections(
   { spec, path }: PlannedIntervention,
   number: number,
   model: SteerableModel,
   catalogue: readonly Site[],
   named: NamedVectors,
-): ReadonlyMap<string, PlannedDirection> {
+): ReadonlyMap<string, readonly PlannedDirection[]> {
   const vectors = required(named, spec.vectors);
   const sites = steerableSites(spec.sites, `${path}.sites`, model, catalogue);
   checkConcepts(vectors, spec, path);
@@ -179,10 +179,14 @@ function planDirections(
   });
   const weights = unitWeights(sources, spec.weighting, `${path}.weighting`);
   return new Map(
-    sources.map(({ site, source }, index) => [
-      site,
-      { intervention: number, ...planDirection(vectors, source, spec, path, weights[index] ?? new Float32Array(0)) },
-    ]),
+    sources.map(({ site, source }, index) => {
+      const own = weights[index] ?? new Float32Array(0);
+      const planned =
+        spec.operator === "span"
+          ? planSpan(vectors, source, spec, own)
+          : [planDirection(vectors, source, spec, path, own)];
+      return [site, planned.map((direction) => ({ intervention: number, ...direction }))];
+    }),
   );
 }
 
@@ -195,7 +199,7 @@ function checkConcepts(vectors: SteeringVectors, spec: InterventionSpec, path: s
 /** Refuses what needs means or deviations from vectors that have none. */
 function checkStatistics(vectors: SteeringVectors, spec: InterventionSpec, path: string): void {
   if (vectors.estimator !== COMBINATION) return;
-  const byMeans = spec.operator === "replace" || spec.operator === "adjust" || spec.target === "mean";
+  const byMeans = ["replace", "span", "adjust"].includes(spec.operator) || spec.target === "mean";
   if (!byMeans && spec.unit !== "deviation") return;
   const field = spec.unit === "deviation" ? "unit" : spec.target === "mean" ? "target" : "operator";
   throw invalid(
@@ -245,6 +249,38 @@ function planDirection(
     weights,
     goals,
   };
+}
+
+/**
+ * What the means of all concepts span, seen from the concept's own: an orthonormal basis, and the goal's projection on each of its
+ * directions. Clamping along one of them leaves the others alone.
+ */
+function planSpan(
+  vectors: SteeringVectors,
+  source: SiteVectors,
+  spec: InterventionSpec,
+  weights: Float32Array,
+): readonly Omit<PlannedDirection, "intervention">[] {
+  const means = vectors.concepts.map((_, index) => part(source.mean, index, vectors.concepts.length));
+  const [concept, minus] = [spec.concept, spec.minus].map((name) => means[vectors.concepts.indexOf(name ?? "")]);
+  if (!concept) throw new RangeError(`the plan was checked without "${spec.concept}"`);
+  const from =
+    minus ?? concept.map((_, place) => means.reduce((sum, mean) => sum + (mean[place] ?? NaN), 0) / means.length);
+  const goal = concept.map((value, place) => {
+    const base = from[place] ?? NaN;
+    return base + (spec.beyond ?? 1) * (value - base);
+  });
+  const { site, shape } = source;
+  const differences = means
+    .filter((mean) => mean !== concept)
+    .map((mean): Direction => {
+      const values = concept.map((value, place) => value - (mean[place] ?? NaN));
+      return { name: spec.concept, model: vectors.model, site, shape, values };
+    });
+  return spanOf(differences).map(({ values: along }) => {
+    const goals = weights.map((_, index) => projection(goal, along, index, weights.length));
+    return { step: weighted(along, weights), along, weights, goals };
+  });
 }
 
 /** The direction of a concept, away from `minus`, without what lies along `without`. */

@@ -102,9 +102,9 @@ function makeStep({ units }: PlannedSite, { operator, restoreNorm, directions }:
   };
 }
 
-/** Ablation is clamping to 0, and adjusting is adding a difference of means. */
+/** Ablation is clamping to 0, a span is clamped along its basis, and adjusting is adding a difference of means. */
 function stepOperator(operator: PlannedStep["operator"]): StepOperator {
-  if (operator === "ablate") return "clamp";
+  if (operator === "ablate" || operator === "span") return "clamp";
   return operator === "adjust" ? "add" : operator;
 }
 

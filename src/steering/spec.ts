@@ -39,6 +39,7 @@ export type OperatorName =
   | "clamp" // h + s (target − h · v̂) v̂
   | "ablate" // h − s (h · v̂) v̂
   | "replace" // (1 − s) h + s · mean of the concept
+  | "span" // h + s P (goal − h), P onto the span of the differences of all concepts' means; goal: beyond their mean
   | "adjust"; // h + s (mean of the concept − mean of `minus`)
 
 /** What 1 of an additive step's strength is. */
@@ -112,7 +113,10 @@ export type GateSpec =
 export interface InterventionSpec {
   readonly vectors: string; // a name of the spec's `vectors`
   readonly concept: string;
-  /** Away from this concept: the direction is v̂ − v̂ of `minus`; with "adjust" its mean is taken off. Null: none. */
+  /**
+   * Away from this concept: the direction is v̂ − v̂ of `minus`; with "adjust" its mean is taken off; with "span" the goal lies beyond
+   * its mean rather than beyond the mean of all. Null: none.
+   */
   readonly minus: string | null;
   /** Concepts whose directions are projected out of it first: of two directions the other one then has priority. */
   readonly without: readonly string[];
@@ -124,6 +128,7 @@ export interface InterventionSpec {
   readonly operator: OperatorName;
   readonly unit: StrengthUnit | null; // of "add"
   readonly target: number | "mean" | null; // of "clamp"; "mean": where the concept's own mean lies
+  readonly beyond: number | null; // of "span": how far from the mean of `minus`, or of all, to the concept's; 1: to it
   readonly restoreNorm: boolean; // scale to the norm from before
   readonly strength: number;
   readonly ramp: Ramp | null;
@@ -138,7 +143,7 @@ export interface InterventionSpec {
 }
 
 export const FORMAT = "tonearm steering 1";
-export const OPERATORS: readonly OperatorName[] = ["convex", "add", "clamp", "ablate", "replace", "adjust"];
+export const OPERATORS: readonly OperatorName[] = ["convex", "add", "clamp", "ablate", "replace", "span", "adjust"];
 const UNITS: readonly StrengthUnit[] = ["unit", "raw", "norm", "deviation"];
 const ROWS: readonly RowChoice[] = ["cond", "null", "negative", "all"];
 const SHAPES: readonly Ramp["shape"][] = ["linear", "cosine", "exponential", "logistic", "sine"];
@@ -255,6 +260,7 @@ function parseIntervention(
     operator,
     unit: parseUnit(fields, operator),
     target: parseTarget(fields, operator),
+    beyond: parseBeyond(fields, operator),
     restoreNorm: fields.flag("restoreNorm", false),
     strength: fields.number("strength", strengthRange(operator)),
     ramp:
@@ -273,15 +279,22 @@ function parseIntervention(
 
 /** Fields that contradict each other. */
 function checkConsistent(fields: Fields, intervention: InterventionSpec): void {
-  const { operator, minus, concept, without, offset, every, unit } = intervention;
+  const { operator, minus, concept, without, offset, every, unit, restoreNorm } = intervention;
   if (operator === "adjust" && minus === null) {
     throw fields.invalid("minus", "missing", 'Name the concept whose mean "adjust" takes off');
   }
   if (operator === "replace" && minus !== null) {
     throw fields.invalid("minus", show(minus), '"replace" puts the mean of one concept: leave minus out');
   }
-  if ((operator === "replace" || operator === "adjust") && without.length > 0) {
+  if ((operator === "replace" || operator === "adjust" || operator === "span") && without.length > 0) {
     throw fields.invalid("without", show(without), `"${operator}" moves by means, not by a direction: leave it out`);
+  }
+  if (operator === "span" && restoreNorm) {
+    throw fields.invalid(
+      "restoreNorm",
+      "true",
+      '"span" puts h at a goal, which another length would move: leave it out',
+    );
   }
   if (unit === "deviation" && (minus !== null || without.length > 0)) {
     throw fields.invalid(
@@ -297,9 +310,9 @@ function checkConsistent(fields: Fields, intervention: InterventionSpec): void {
   if (offset >= every) throw fields.invalid("offset", `${offset} with every ${every}`, `Give 0 … ${every - 1}`);
 }
 
-/** "replace", "clamp" and "ablate" go from what is there (0) to what is asked (1). */
+/** "replace", "span", "clamp" and "ablate" go from what is there (0) to what is asked (1). */
 function strengthRange(operator: OperatorName): { readonly min: number; readonly max: number } {
-  const partial = operator === "replace" || operator === "clamp" || operator === "ablate";
+  const partial = ["replace", "span", "clamp", "ablate"].includes(operator);
   return partial ? { min: 0, max: 1 } : { min: -MAX_STRENGTH, max: MAX_STRENGTH };
 }
 
@@ -319,6 +332,13 @@ function parseTarget(fields: Fields, operator: OperatorName): number | "mean" | 
   if (operator === "clamp") return given === null || given === "mean" ? "mean" : fields.number("target", {});
   if (given === null) return null;
   throw fields.invalid("target", show(given), `Leave it out: only the operator "clamp" has a target`);
+}
+
+function parseBeyond(fields: Fields, operator: OperatorName): number | null {
+  const given = fields.value("beyond") ?? null;
+  if (operator === "span") return fields.number("beyond", { min: -MAX_STRENGTH, max: MAX_STRENGTH }, 1);
+  if (given === null) return null;
+  throw fields.invalid("beyond", show(given), `Leave it out: only the operator "span" goes beyond a mean`);
 }
 
 function parseWeighting(fields: Fields): Weighting {

@@ -37,8 +37,9 @@ function resultOf(steered: number, random: number): SeedResult {
         classes: [],
         probes: null,
         candidates: [],
-        choice: { at: "residual", layers: [0], strength: 0.5, rows: "all" },
+        choice: { move: "add", at: "residual", layers: [0], strength: 0.5, rows: "all" },
         second: null,
+        added: null,
         matrix: [],
         pairs: [
           { pair: PAIR, condition: "steered 0.5", outcomes: outcomes(steered) },
@@ -91,7 +92,7 @@ describe("what is shipped of an experiment", () => {
     }));
     const tasks = chosen.tasks.map((task) => ({
       ...task,
-      second: { at: "heads" as const, layers: [0], strength: 1, rows: "all" as const },
+      second: { move: "span" as const, at: "heads" as const, layers: [0], strength: 1.5, rows: "all" as const },
       pairs: [...task.pairs, ...named],
     }));
     const target = join(folder, "shipped");
@@ -101,7 +102,13 @@ describe("what is shipped of an experiment", () => {
     ]);
     expect([...(await readVectors(join(target, "instrument.safetensors"))).sites.keys()]).toEqual([site]);
     const { spec } = await readSteering(join(target, "violin.json"));
-    expect(spec.segments[0]?.steer[0]).toMatchObject({ sites: "blocks.*.attn.hook_z", strength: 1 });
+    expect(spec.segments[0]?.steer[0]).toMatchObject({
+      sites: "blocks.*.attn.hook_z",
+      operator: "span",
+      beyond: 1.5,
+      minus: null,
+      strength: 1,
+    });
   });
 
   it("is nothing where the intervals overlap", async () => {

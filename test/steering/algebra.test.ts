@@ -13,6 +13,7 @@ import {
   norms,
   projectOut,
   scale,
+  spanOf,
   sum,
   unit,
   type Direction,
@@ -44,6 +45,14 @@ describe("the algebra of directions", () => {
     const heads = direction([3, 4, 0, 2], { shape: [2, 2] });
     expect(norms(heads)).toEqual([5, 2]);
     expect([...unit(heads).values]).toBeAllClose([0.6, 0.8, 0, 1], { within: 1e-6 });
+  });
+
+  it("finds an orthonormal basis of what directions span, head by head, and zeros where one adds nothing", () => {
+    const [x, y] = [direction([3, 4, 0, 0, 0, 2], { shape: [2, 3] }), direction([6, 8, 0, 5, 0, 1], { shape: [2, 3] })];
+    const [first, second] = spanOf([x, y]);
+    expect([...(first?.values ?? [])]).toBeAllClose([0.6, 0.8, 0, 0, 0, 1], { within: 1e-6 });
+    expect([...(second?.values ?? [])]).toBeAllClose([0, 0, 0, 1, 0, 0], { within: 1e-6 });
+    expect(() => spanOf([x, b])).toThrow(CheckpointError);
   });
 
   it("makes directions orthogonal, and leaves the first alone (Gram–Schmidt with priority)", () => {

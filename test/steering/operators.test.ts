@@ -98,6 +98,68 @@ describeOnEachBackend("the operators", () => {
   }
 });
 
+describeOnEachBackend("a span", () => {
+  it.each(["residual", "heads"] as const)(
+    "of several means is taken to the goal in one step, and all else stays: %s",
+    async (kind) => {
+      const concepts = ["a", "b", "c"];
+      const vectors = randomVectors(bareModel(kind), [SITES[kind]], concepts);
+      const { mean = new Float32Array(), shape = [] } = vectors.sites.get(SITES[kind]) ?? {};
+      const [size, width] = [mean.length / 3, shape.at(-1) ?? 1];
+      const given = {
+        concept: "b",
+        minus: "a",
+        sites: SITES[kind],
+        operator: "span",
+        beyond: 1.5,
+        strength: 1,
+        rows: "all",
+      };
+      const run = steer(bareModel(kind), specOf([given]), { genre: vectors }).begin(RUN);
+      const h = tf.tensor(noise(2 * size, 7), [2, 1, ...shape]);
+      const pass: DecoderContext = {
+        phase: "decode",
+        step: 0,
+        firstPosition: 0,
+        positions: 1,
+        rows: ROWS,
+        pattern: { delays: [0], pad: 8 },
+        frames: 3,
+        prefix: NO_PREFIX,
+        window: { first: 0, end: 3 },
+        frameRate: 50,
+      };
+      const [hook] = run.hooks;
+      const moved = await hook?.run(h, new Activation({ announcement: new Announcement(SITES[kind], h), pass }));
+      const [before, after] = [await h.data(), (await moved?.data()) ?? []];
+      for (let start = 0; start < 2 * size; start += width) {
+        const [a = [], b = [], c = []] = concepts.map((_, index) => {
+          const first = index * size + (start % size);
+          return [...mean.subarray(first, first + width)];
+        });
+        const dot = (x: readonly number[], y: readonly number[]): number =>
+          x.reduce((sum, value, place) => sum + value * (y[place] ?? NaN), 0);
+        const minus = (x: readonly number[], y: readonly number[]): number[] =>
+          x.map((value, place) => value - (y[place] ?? NaN));
+        const own = [...before.slice(start, start + width)];
+        const now = Array.from(after.slice(start, start + width));
+        const goal = b.map((value, place) => (a[place] ?? NaN) + 1.5 * (value - (a[place] ?? NaN)));
+        const [one, two] = [minus(b, a), minus(b, c)];
+        expect(dot(now, one)).toBeCloseTo(dot(goal, one), 4);
+        expect(dot(now, two)).toBeCloseTo(dot(goal, two), 4);
+        // What was added lies in the span: it is a sum of the two differences, by the normal equations.
+        const step = minus(now, own);
+        const determinant = dot(one, one) * dot(two, two) - dot(one, two) ** 2;
+        const x = (dot(step, one) * dot(two, two) - dot(step, two) * dot(one, two)) / determinant;
+        const y = (dot(step, two) * dot(one, one) - dot(step, one) * dot(one, two)) / determinant;
+        expect(one.map((value, place) => x * value + y * (two[place] ?? NaN))).toBeAllClose(step, { within: 1e-4 });
+      }
+      run.end();
+      tf.dispose(moved === undefined ? h : [h, moved]);
+    },
+  );
+});
+
 /** A step of random directions. Of several units the last one has no weight, and so no step. */
 function randomStep(operator: StepOperator, units: number, width: number, restoreNorm: boolean): Step {
   const directions = operator === "convex" ? 3 : 1;

@@ -40,6 +40,7 @@ describe("a steering spec", () => {
       operator: "convex",
       unit: null,
       target: null,
+      beyond: null,
       restoreNorm: false,
       ramp: null,
       every: 1,
@@ -162,6 +163,10 @@ describe("a steering spec", () => {
     ["a unit without adding", one({ unit: "norm" }), 'steer[0].unit: "norm". Leave it out'],
     ["an unknown unit", one({ operator: "add", unit: "metres" }), 'steer[0].unit: "metres"'],
     ["a target without clamping", one({ target: 3 }), "steer[0].target: 3. Leave it out"],
+    ["going beyond without a span", one({ beyond: 2 }), "steer[0].beyond: 2. Leave it out"],
+    ["more than all of a span", one({ operator: "span", strength: 1.5 }), "Give a finite number from 0 to 1"],
+    ["a span without a direction", one({ operator: "span", without: "rock" }), "steer[0].without"],
+    ["a span of another length", one({ operator: "span", restoreNorm: true }), "steer[0].restoreNorm: true"],
     ["adjusting without minus", one({ operator: "adjust" }), "steer[0].minus: missing"],
     ["replacing with minus", one({ operator: "replace", minus: "rock" }), 'steer[0].minus: "rock"'],
     ["means without a direction", one({ operator: "replace", without: "rock" }), "steer[0].without"],
@@ -306,6 +311,7 @@ describe("steering by a spec", () => {
   it("refuses statistics that a combination of directions doesn't have", () => {
     const combined = { genre: { ...vectors.genre, estimator: COMBINATION } };
     expect(refused({ ...MINIMAL, operator: "replace" }, combined)).toContain("steer[0].operator");
+    expect(refused({ ...MINIMAL, operator: "span", strength: 1 }, combined)).toContain("steer[0].operator");
     expect(refused({ ...MINIMAL, operator: "clamp" }, combined)).toContain("steer[0].target");
     expect(refused({ ...MINIMAL, operator: "add", unit: "deviation" }, combined)).toContain("steer[0].unit");
     expect(refused(MINIMAL, combined)).toBe("nothing was refused");

@@ -43,6 +43,13 @@ def adjust(h, s, mean, minus):
     return h + s * (mean - minus)
 
 
+def span(h, s, mean, others, start, beyond):
+    """h + s P (goal - h), P the projector on the span of the differences of means, goal = start + beyond (mean - start)"""
+    differences = np.stack([mean - other for other in others], 1)
+    projector = differences @ np.linalg.pinv(differences)
+    return h + s * projector @ (start + beyond * (mean - start) - h)
+
+
 def restore(h, after):
     return after * np.linalg.norm(h) / np.linalg.norm(after)
 
@@ -105,6 +112,12 @@ for kind, units, shape in (("residual", 1, (ROWS, POSITIONS, WIDTH)), ("heads", 
                   everywhere(h, cond(1), lambda x, s, u: replace(x, s, mean_a[u]))))
     c.append(case("adjust", [{"operator": "adjust", "minus": "b", "strength": 1}],
                   everywhere(h, cond(1), lambda x, s, u: adjust(x, s, mean_a[u], mean_b[u]))))
+    c.append(case("span", [{"operator": "span", "strength": 1, "rows": "all"}],
+                  everywhere(h, both(1), lambda x, s, u: span(x, s, mean_a[u], [mean_b[u]], mean_a[u], 1))))
+    c.append(case("span, beyond the mean of all", [{"operator": "span", "beyond": 1.5, "strength": 1}],
+                  everywhere(h, cond(1), lambda x, s, u: span(x, s, mean_a[u], [mean_b[u]], (mean_a[u] + mean_b[u]) / 2, 1.5))))
+    c.append(case("span, beyond another mean", [{"operator": "span", "beyond": 1.5, "minus": "b", "strength": 0.8}],
+                  everywhere(h, cond(0.8), lambda x, s, u: span(x, s, mean_a[u], [mean_b[u]], mean_b[u], 1.5))))
     c.append(case("convex, norm restored", [{"operator": "convex", "strength": 0.5, "restoreNorm": True}],
                   everywhere(h, cond(0.5), lambda x, s, u: restore(x, convex(x, [(s, a[u])])))))
     c.append(case("add, norm restored", [{"operator": "add", "unit": "norm", "strength": 1, "restoreNorm": True}],
