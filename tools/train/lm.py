@@ -30,14 +30,15 @@ SAVE_SECONDS = 150
 HEAD_WIDTH = 32
 OWN_AFTER = 1000  # steps from nothing; before, what the model says is no use to it
 OWN = {"pieces": 0.5, "clips": 0.1}  # shares of the batches in which some of what is read was said by the model itself
-PIECES = 0.35  # share of the batches that are pieces of clips; the rest are whole clips
+PIECES = 0.3  # share of the batches that are pieces of clips; the rest are whole clips
 BOOKS = (1.25, 1.75, 1.15, 0.7)  # how much each codebook counts: the notes, and their sound from the most to the least of its energy
 LAGS = (95, 92, 89, 85)  # positions that the heads of the first layer look back by, from the next frame a bar ago to ten frames later
 SHARPNESS = 3.5  # of the heads that look back: of what lies around the place that is meant they take in some frames
+BANDS = 0.65  # share of bands among whole clips; of their takeovers there is more to learn
 PATCHED = 0.85  # share of whole clips whose bar is put together from parts of others
 ON_THE_BEAT = 0.4  # share of those bars whose parts are of one length and keep their place in the bar
 PARTS = {"solo": (2, 3, 4, 6), "band": (2, 3, 4)}  # of a bar
-TAKEOVERS = (0.3, 0.4, 0.3)  # shares of whole clips that are taken over never, once, twice
+TAKEOVERS = (0.15, 0.5, 0.35)  # shares of whole clips that are taken over never, once, twice
 TAKEN_WEIGHT = 2.0  # times that the bar after a takeover counts: the same notes by another sound are harder than what is played again
 FIRST, FIRST_WEIGHT = 20, 4.0  # frames, and how many times they count: there nothing but the text tells what it should be
 
@@ -290,6 +291,7 @@ class Batches:
         # The clip of each piece that sounds as a given one does: by the same instrument, or with the band of the same genre.
         self.sounding = {(self.piece(row), self.sound(row)): clip for clip, row in enumerate(self.labels)}
         self.pieces = {kind: [piece for piece in self.alike if piece[0] == kind] for kind in ("solo", "band")}
+        self.clips = {kind: np.array([clip for clip, row in enumerate(self.labels) if row["kind"] == kind]) for kind in ("solo", "band")}
 
     @staticmethod
     def piece(row: dict) -> tuple:
@@ -353,7 +355,11 @@ class Batches:
         size, frames = self.settings.lm_batch, self.settings.frames
         pieces = rng.random() < PIECES
         size, length = (4 * size, frames // 4) if pieces else (size, frames)
-        clips, rows, codes, weights = rng.integers(0, len(self.labels), size), [], [], np.ones((size, length), np.float32)
+        if pieces:
+            clips = rng.integers(0, len(self.labels), size)
+        else:
+            clips = [rng.choice(self.clips["band" if rng.random() < BANDS else "solo"]) for _ in range(size)]
+        rows, codes, weights = [], [], np.ones((size, length), np.float32)
         dropped = rng.random(size) < self.settings.text_dropout
         for row, clip in enumerate(clips):
             times = 0 if pieces else int(rng.choice(len(TAKEOVERS), p=TAKEOVERS))
