@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import { CONCEPTS, faultsOf, NEUTRAL_TEXTS, textFor } from "../dist/experiments/concepts.js";
 import { shareOf } from "../dist/experiments/intervals.js";
 import { judgeAudio, loadJudge } from "../dist/experiments/judge.js";
-import { randomized } from "../dist/experiments/sweep.js";
+import { randomized } from "../dist/experiments/randomized.js";
 import { MusicGen } from "../dist/musicgen.js";
 import { readSteering } from "../dist/steering/files.js";
 import { steer } from "../dist/steering/steering.js";
@@ -46,7 +46,7 @@ const report = {};
 const totals = {};
 for (const file of specs) {
   const { spec, vectors } = await readSteering(join(folder, file));
-  const { concept, sites, strength } = spec.segments[0].steer[0];
+  const { concept, sites, operator, strength, beyond } = spec.segments[0].steer[0];
   const task = CONCEPTS.instrument.includes(concept) ? "instrument" : "genre";
   const random = Object.fromEntries(Object.entries(vectors).map(([name, own]) => [name, randomized(own)]));
   const neutral = NEUTRAL_TEXTS[task];
@@ -56,7 +56,7 @@ for (const file of specs) {
     steered: await heardAs(task, concept, neutral, steer(model, spec, vectors)),
     "random direction": await heardAs(task, concept, neutral, steer(model, spec, random)),
   };
-  report[basename(file, ".json")] = { sites, strength, ...conditions };
+  report[basename(file, ".json")] = { sites, operator, strength, beyond, ...conditions };
   for (const [name, { hits, clips }] of Object.entries(conditions)) {
     const total = ((totals[task] ??= {})[name] ??= { hits: 0, clips: 0 });
     total.hits += hits;

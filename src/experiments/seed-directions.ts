@@ -6,11 +6,9 @@ import { openCapture } from "../activations/store.js";
 import type { MusicGen } from "../musicgen.js";
 import { CLIP_COLUMN, fromCapture } from "../probes/capture.js";
 import { averageRows, type ActivationData, type Label } from "../probes/data.js";
-import { randomDirection } from "../probes/random.js";
 import { summarize, type ProbeSummary } from "../probes/summary.js";
 import { sweepProbes } from "../probes/sweep.js";
 import { readVectors, writeVectors, type SteeringVectors } from "../probes/vectors.js";
-import { spanOf, type Direction } from "../steering/algebra.js";
 import type { JudgeTask } from "./judge.js";
 import { probeReport } from "./report.js";
 import { codesOf, WINDOW_SECONDS, type ClassSources } from "./seed-sources.js";
@@ -130,63 +128,6 @@ export function towards(vectors: SteeringVectors, from: string, to: string): Ste
     return [found.site, { ...found, ...moved }] as const;
   });
   return { ...vectors, concepts: [to], sites: new Map(sites) };
-}
-
-/**
- * The control for a span: the same class means, seen from that of one class, turned into a random span. What is a step from that mean to
- * another's is a step of the same norm, and as many directions are held; only which ones they are is left to chance.
- */
-export function randomSpan(vectors: SteeringVectors, from: string, seed = 1): SteeringVectors {
-  const source = vectors.concepts.indexOf(from);
-  if (source < 0) throw new TypeError(`there is no mean of ${from}`);
-  const sites = [...vectors.sites.values()].map((found, number) => {
-    const size = found.mean.length / vectors.concepts.length;
-    const width = found.shape.at(-1) ?? size;
-    const own = found.mean.slice(source * size, (source + 1) * size);
-    const direction = (name: string, values: Float32Array): Direction => {
-      return { name, model: vectors.model, site: found.site, shape: found.shape, values };
-    };
-    const differences = vectors.concepts.map((name, index) => {
-      const mean = found.mean.subarray(index * size, (index + 1) * size);
-      return direction(
-        name,
-        mean.map((value, place) => value - (own[place] ?? NaN)),
-      );
-    });
-    const others = differences.filter((_, index) => index !== source);
-    const basis = spanOf(others);
-    const random = spanOf(
-      others.map(({ name }, index) => {
-        const seeds = Array.from({ length: size / width }, (_, unit) => 64 * (64 * number + index) + unit);
-        return direction(name, Float32Array.from(seeds.flatMap((own) => [...randomDirection(width, seed, own)])));
-      }),
-    );
-    const mean = Float32Array.from(differences.flatMap(({ values }) => [...turned(values, basis, random, width)]));
-    const moved = mean.map((value, place) => value + (own[place % size] ?? NaN));
-    return [found.site, { ...found, mean: moved }] as const;
-  });
-  return { ...vectors, estimator: "random", sites: new Map(sites) };
-}
-
-/** A vector's coordinates along one basis, taken along another, each head for itself. */
-function turned(
-  values: Float32Array,
-  basis: readonly Direction[],
-  other: readonly Direction[],
-  width: number,
-): Float32Array {
-  const out = new Float32Array(values.length);
-  for (let start = 0; start < values.length; start += width) {
-    const part = (all: Float32Array): Float32Array => all.subarray(start, start + width);
-    basis.forEach((one, index) => {
-      const own = part(one.values);
-      const along = part(values).reduce((sum, value, place) => sum + value * (own[place] ?? NaN), 0);
-      part(other[index]?.values ?? own).forEach(
-        (value, place) => (out[start + place] = (out[start + place] ?? NaN) + along * value),
-      );
-    });
-  }
-  return out;
 }
 
 /** Gives each stretch of `width` values a norm; one of nothing but zeros stays. */

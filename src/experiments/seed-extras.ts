@@ -7,11 +7,11 @@ import { parseSpec } from "../steering/spec.js";
 import { steer, type Steering } from "../steering/steering.js";
 import { faultsOf, NEUTRAL_TEXTS } from "./concepts.js";
 import type { JudgeTask } from "./judge.js";
+import { randomized } from "./randomized.js";
 import type { TaskProbes } from "./seed-directions.js";
 import type { ClassSources } from "./seed-sources.js";
 import { HEADS, pairName, sitesOf, transferSpec, type Pair, type SteeringRuns } from "./seed-steering.js";
 import type { Choice } from "./seed.js";
-import { randomized } from "./sweep.js";
 
 /** Genre fusion, and what steering costs in time. */
 

@@ -12,11 +12,11 @@ import { steer, type Steering } from "../steering/steering.js";
 import { faultsOf, NEUTRAL_TEXTS, textFor, textForChange, type ClipJudge, type Fault } from "./concepts.js";
 import { measureEffect } from "./effect.js";
 import type { JudgeTask } from "./judge.js";
-import { randomSpan, towards } from "./seed-directions.js";
+import { randomized } from "./randomized.js";
+import { towards } from "./seed-directions.js";
 import { codesOf, fileName, firstSeconds, promptPath, type SourceClip } from "./seed-sources.js";
 import type { SeedSettings } from "./seed.js";
 import type { Stages } from "./stages.js";
-import { randomized } from "./sweep.js";
 
 /** Continuations of audio prompts under one condition each: steered in some way, asked by text, or left alone. */
 
@@ -217,7 +217,7 @@ function vectorsOf({ move, vectors }: Steered, from: string, to: string): Steeri
 }
 
 function randomOf({ move, vectors }: Steered, from: string, to: string): SteeringVectors {
-  return move === "span" ? randomSpan(vectors, from) : randomized(towards(vectors, from, to));
+  return move === "span" ? randomized(vectors, { from }) : randomized(towards(vectors, from, to));
 }
 
 /**

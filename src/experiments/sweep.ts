@@ -2,13 +2,13 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { writeWav } from "../audio/wav.js";
-import { uniformStream } from "../runtime/random.js";
 import { UsageError } from "../errors.js";
 import type { Generation, HookedGenerateOptions, MusicGen } from "../musicgen.js";
 import type { SteeringVectors } from "../probes/vectors.js";
 import { withSites, withStrength, type SteeringSpec } from "../steering/spec.js";
 import { steer } from "../steering/steering.js";
 import { measureEffect, type Effect, type Judge } from "./effect.js";
+import { randomized } from "./randomized.js";
 import { sweepReport } from "./sweep-report.js";
 
 /** Which strengths and layers to try. */
@@ -101,23 +101,6 @@ export function atLayer(spec: SteeringSpec, layer: number): SteeringSpec {
   const sites = spec.segments.flatMap(({ steer: all }) => all.flatMap((one) => one.sites));
   const moved = [...new Set(sites.map((site) => site.replace(/^blocks\.[^.]+\./, `blocks.${layer}.`)))];
   return withSites(spec, moved);
-}
-
-/** The same vectors with random directions of the same norm, each head for itself: the control. */
-export function randomized(vectors: SteeringVectors, seed = 1): SteeringVectors {
-  const sites = [...vectors.sites.values()].map((found, index) => {
-    const uniform = uniformStream(seed, index);
-    const gaussian = (): number => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
-    const width = found.shape.at(-1) ?? 1;
-    const directions = Float32Array.from(found.directions, gaussian);
-    for (let start = 0; start < directions.length; start += width) {
-      const own = directions.subarray(start, start + width);
-      const factor = Math.hypot(...found.directions.subarray(start, start + width)) / Math.hypot(...own);
-      own.forEach((value, place) => (own[place] = value * factor));
-    }
-    return [found.site, { ...found, directions }] as const;
-  });
-  return { ...vectors, estimator: "random", sites: new Map(sites) };
 }
 
 async function save(folder: string, file: string, { audio, settings }: Generation): Promise<void> {
