@@ -131,6 +131,7 @@ const OPERATORS: readonly Record<string, unknown>[] = [
   { operator: "clamp", strength: 1, target: 2 },
   { operator: "ablate", strength: 1 },
   { operator: "replace", strength: 0.5 },
+  { operator: "span", strength: 1, minus: "rock", beyond: 1.5 },
   { operator: "adjust", strength: 1, minus: "rock" },
 ];
 
