@@ -9,7 +9,9 @@ import { parseArgs } from "node:util";
 import { CONCEPTS, faultsOf, NEUTRAL_TEXTS, textFor } from "../dist/experiments/concepts.js";
 import { shareOf } from "../dist/experiments/intervals.js";
 import { judgeAudio, loadJudge } from "../dist/experiments/judge.js";
-import { randomized } from "../dist/experiments/randomized.js";
+import { meanNorms, pushNorms } from "../dist/experiments/push.js";
+import { randomized, randomOfLengths } from "../dist/experiments/randomized.js";
+import { transferSpec } from "../dist/experiments/seed-steering.js";
 import { MusicGen } from "../dist/musicgen.js";
 import { readSteering } from "../dist/steering/files.js";
 import { steer } from "../dist/steering/steering.js";
@@ -39,7 +41,24 @@ const heardAs = async (task, wanted, text, steering) => {
     heard[found] = (heard[found] ?? 0) + 1;
     if (found === wanted && faultsOf(audio, codes, model.config.codec.frameRate).length === 0) hits += 1;
   }
-  return { hits, clips: clips.length, heard };
+  return { hits, clips: clips.length, heard, codes: clips.map(({ codes }) => codes) };
+};
+
+// What is taken to a goal is moved by what is missing: a random direction is as long as that was in the mean, in two steered clips.
+const randomInPlaceOf = async (steering, spec, vectors, text, codes) => {
+  const { concept, sites, operator, rows } = spec.segments[0].steer[0];
+  if (operator !== "span") {
+    const random = Object.fromEntries(Object.entries(vectors).map(([name, own]) => [name, randomized(own)]));
+    return steer(model, spec, random);
+  }
+  const pushes = [];
+  for (const own of codes.slice(0, 2)) {
+    pushes.push(await pushNorms({ model, steering, sites, text, promptFrames: 0, codes: own }));
+  }
+  const norms = meanNorms(pushes);
+  const places = Object.keys(norms);
+  const added = transferSpec(concept, { move: "add", sites: places, strength: places.length, rows }, 0);
+  return steer(model, added, { vectors: randomOfLengths(Object.values(vectors)[0], concept, norms) });
 };
 
 const report = {};
@@ -47,15 +66,18 @@ const totals = {};
 for (const file of specs) {
   const { spec, vectors } = await readSteering(join(folder, file));
   const { concept, sites, operator, strength, beyond } = spec.segments[0].steer[0];
+  const steering = steer(model, spec, vectors);
   const task = CONCEPTS.instrument.includes(concept) ? "instrument" : "genre";
-  const random = Object.fromEntries(Object.entries(vectors).map(([name, own]) => [name, randomized(own)]));
   const neutral = NEUTRAL_TEXTS[task];
+  const { codes, ...steered } = await heardAs(task, concept, neutral, steering);
+  const random = await randomInPlaceOf(steering, spec, vectors, neutral, codes);
   const conditions = {
     "left alone": await heardAs(task, concept, neutral),
     text: await heardAs(task, concept, textFor(task, concept, 0)),
-    steered: await heardAs(task, concept, neutral, steer(model, spec, vectors)),
-    "random direction": await heardAs(task, concept, neutral, steer(model, spec, random)),
+    steered,
+    "random direction": await heardAs(task, concept, neutral, random),
   };
+  Object.values(conditions).forEach((found) => delete found.codes);
   report[basename(file, ".json")] = { sites, operator, strength, beyond, ...conditions };
   for (const [name, { hits, clips }] of Object.entries(conditions)) {
     const total = ((totals[task] ??= {})[name] ??= { hits: 0, clips: 0 });

@@ -2,6 +2,7 @@ import { randomDirection } from "../probes/random.js";
 import type { SiteVectors, SteeringVectors } from "../probes/vectors.js";
 import { uniformStream } from "../runtime/random.js";
 import { spanOf, type Direction } from "../steering/algebra.js";
+import type { PushNorms } from "./push.js";
 
 /** The control that every direction has to beat: one that only chance has chosen, and that moves activations as far. */
 
@@ -23,6 +24,33 @@ export function randomized(
     return [found.site, { ...found, directions, mean: randomMeans(vectors, found, source, seed, number) }] as const;
   });
   return { ...vectors, estimator: "random", sites: new Map(sites) };
+}
+
+/**
+ * Random directions of given lengths, as vectors of one concept at the sites that have lengths: to be added as they are.
+ *
+ * @throws {TypeError} if there are no vectors at one of these sites
+ */
+export function randomOfLengths(
+  vectors: SteeringVectors,
+  concept: string,
+  norms: PushNorms,
+  seed = 1,
+): SteeringVectors {
+  const sites = Object.entries(norms).map(([site, lengths], number) => {
+    const found = vectors.sites.get(site);
+    if (!found) throw new TypeError(`there are no vectors at ${site}`);
+    const width = found.shape.at(-1) ?? 1;
+    const units = lengths.length;
+    const directions = Float32Array.from(
+      lengths.flatMap((length, unit) =>
+        [...randomDirection(width, seed, 64 * number + unit)].map((value) => value * length),
+      ),
+    );
+    const none = { gain: new Float32Array(units), bias: new Float32Array(units), deviation: new Float32Array(units) };
+    return [site, { ...found, ...none, directions, mean: new Float32Array(directions.length) }] as const;
+  });
+  return { ...vectors, concepts: [concept], estimator: "random", sites: new Map(sites) };
 }
 
 function randomDirections(found: SiteVectors, seed: number, number: number): Float32Array {

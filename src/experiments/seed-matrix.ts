@@ -1,5 +1,6 @@
 import type { SteeringVectors } from "../probes/vectors.js";
 import type { JudgeTask } from "./judge.js";
+import type { PushNorms } from "./push.js";
 import { fileName, type ClassSources } from "./seed-sources.js";
 import { pairName, preparePrompts, runCondition, steeredAt, type SteeringRuns } from "./seed-steering.js";
 import type { Choice, PairOutcomes } from "./seed.js";
@@ -20,6 +21,7 @@ export async function steerEveryPair(
   vectors: SteeringVectors,
   classes: readonly ClassSources[],
   choice: Choice,
+  norms: PushNorms, // how far the span moved activations at that place and strength
 ): Promise<readonly PairOutcomes[]> {
   const { stages, settings } = runs;
   const steering = steeredAt(choice, vectors, settings);
@@ -35,7 +37,7 @@ export async function steerEveryPair(
         if (to === from) continue;
         const pair = { from, to };
         for (const name of [EVERY_PAIR.steered, EVERY_PAIR.random]) {
-          const how = { ...steering, random: name === EVERY_PAIR.random };
+          const how = name === EVERY_PAIR.random ? { ...steering, random: "direction" as const, norms } : steering;
           const condition = { name, asksFor: "nothing" as const, steering: how };
           const folder = `clips/${task}/${pairName(pair)}`;
           const outcomes = await runCondition(quiet, { ...prompts, pair }, condition, folder);

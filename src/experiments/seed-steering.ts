@@ -12,7 +12,8 @@ import { steer, type Steering } from "../steering/steering.js";
 import { faultsOf, NEUTRAL_TEXTS, textFor, textForChange, type ClipJudge, type Fault } from "./concepts.js";
 import { measureEffect } from "./effect.js";
 import type { JudgeTask } from "./judge.js";
-import { randomized } from "./randomized.js";
+import { pushNorms, type PushNorms } from "./push.js";
+import { randomized, randomOfLengths } from "./randomized.js";
 import { towards } from "./seed-directions.js";
 import { codesOf, fileName, firstSeconds, promptPath, type SourceClip } from "./seed-sources.js";
 import type { SeedSettings } from "./seed.js";
@@ -34,6 +35,8 @@ export interface Condition {
   readonly steering: Steered | null;
   /** Added to the seed: other draws than all other conditions have. */
   readonly otherSeed?: number | undefined;
+  /** A condition of the same pair that came before: a random direction is as long as its pushes. */
+  readonly like?: string | undefined;
 }
 
 /**
@@ -50,7 +53,10 @@ export interface Steered {
   /** How far, from one class's mean to the other's: 1 is to the other's. */
   readonly strength: number;
   readonly rows: RowChoice;
-  readonly random?: boolean | undefined; // a random direction, or span, instead, of the same norm
+  /** A random direction instead, of the same norm; or a random span, held at a goal as far off. */
+  readonly random?: "direction" | "span" | undefined;
+  /** How far "span" moved activations, and a random direction in its place has to. */
+  readonly norms?: PushNorms | undefined;
   readonly seconds?: number | undefined; // from the end of the prompt on; absent: to the end of the clip
 }
 
@@ -63,6 +69,7 @@ export interface Outcome {
   readonly faults: readonly Fault[];
   readonly divergence: number | null; // KL, nats a token; measured for the first clips only
   readonly normRatio: number | null; // of the last residual stream, as divergence
+  readonly push: PushNorms | null; // how far "span" moved activations; as divergence
   readonly file: string | null; // the first clips are kept
 }
 
@@ -160,7 +167,8 @@ export async function runCondition(
 ): Promise<readonly Outcome[]> {
   const { model, settings, judge, stages } = runs;
   const text = textOf(task, pair, condition);
-  const steering = condition.steering && steeringOf(model, settings, pair, condition.steering);
+  const how = condition.steering;
+  const steering = how && steeringOf(model, settings, pair, how);
   const isClean = !steering && condition.asksFor === "nothing" && condition.otherSeed === undefined;
   const seed = settings.seed + (condition.otherSeed ?? 0);
   const made = isClean
@@ -172,14 +180,15 @@ export async function runCondition(
     if (!before || !melody) continue;
     const sound = continuation(whole, settings);
     const judged = judge(sound);
-    let drift: { readonly divergence: number | null; readonly normRatio: number | null } = {
-      divergence: null,
-      normRatio: null,
-    };
+    let drift: Pick<Outcome, "divergence" | "normRatio"> = { divergence: null, normRatio: null };
+    let push: PushNorms | null = null;
     if (steering && item < Math.min(MEASURED, settings.clips)) {
       const { guidance, promptFrames } = made.settings;
       const steered = { audio: whole, codes };
       drift = await measureEffect({ model, steering, text, guidance, promptFrames, clean: before, steered });
+      if (how.move === "span" && how.random === undefined) {
+        push = await pushNorms({ model, steering, sites: how.sites, text, promptFrames, codes });
+      }
     }
     let file: string | null = null;
     if (item < KEPT) {
@@ -195,6 +204,7 @@ export async function runCondition(
       faults: faultsOf(sound, codes, model.config.codec.frameRate),
       divergence: drift.divergence,
       normRatio: drift.normRatio,
+      push,
       file,
     });
   }
@@ -208,16 +218,22 @@ function textOf(task: JudgeTask, { from, to }: Pair, { asksFor }: Condition): st
 
 /** From one class to the other, after the prompt. A random direction is drawn for the pair, as long as the one it stands for. */
 function steeringOf(model: MusicGen, settings: SeedSettings, { from, to }: Pair, how: Steered): Steering {
+  const { move, vectors, random, norms } = how;
+  if (random === "direction" && move === "span") {
+    const sites = Object.keys(norms ?? {});
+    if (!norms || sites.length === 0) throw new TypeError("it isn't known how far the span moves activations");
+    const spec = transferSpec(to, { ...how, move: "add", sites, strength: sites.length }, settings.promptSeconds);
+    return steer(model, spec, { vectors: randomOfLengths(vectors, to, norms, drawOf(from, to)) });
+  }
   const spec = transferSpec(to, { ...how, from }, settings.promptSeconds);
-  return steer(model, spec, { vectors: how.random === true ? randomOf(how, from, to) : vectorsOf(how, from, to) });
+  const own = move === "span" ? vectors : towards(vectors, from, to);
+  const used = random ? randomized(own, { seed: drawOf(from, to), from: move === "span" ? from : null }) : own;
+  return steer(model, spec, { vectors: used });
 }
 
-function vectorsOf({ move, vectors }: Steered, from: string, to: string): SteeringVectors {
-  return move === "span" ? vectors : towards(vectors, from, to);
-}
-
-function randomOf({ move, vectors }: Steered, from: string, to: string): SteeringVectors {
-  return move === "span" ? randomized(vectors, { from }) : randomized(towards(vectors, from, to));
+/** Each pair has a draw of its own, so that no result hangs on a single one; it is the same at every strength and in every run. */
+function drawOf(from: string, to: string): number {
+  return Array.from(`${from} to ${to}`).reduce((sum, one) => (Math.imul(sum, 31) + (one.codePointAt(0) ?? 0)) | 0, 1);
 }
 
 /**

@@ -8,6 +8,7 @@ import type { LabelledClip } from "./material.js";
 import { COMPARED, fromOtherLayers, probeTask, type Compared, type TaskProbes } from "./seed-directions.js";
 import { fuseGenres, measureOverhead, type FusionResult, type Overhead } from "./seed-extras.js";
 import { steerEveryPair } from "./seed-matrix.js";
+import { meanNorms, type PushNorms } from "./push.js";
 import { collectSources, fileName, type ClassSources } from "./seed-sources.js";
 import {
   pairName,
@@ -241,7 +242,8 @@ export async function runSeedExperiment(
     const { candidates, ...chosen } = await choose(runs, task, probes, usable, pairs);
     const { choice, added } = chosen;
     const found = await evaluate(runs, task, probes, usable, pairs, chosen);
-    const matrix = await steerEveryPair(runs, task, probes.vectors[MAIN], usable, choice);
+    const norms = pushesOf(found, `steered ${choice.strength}`);
+    const matrix = await steerEveryPair(runs, task, probes.vectors[MAIN], usable, choice, norms);
     tasks.push({ ...summary, probes: probes.summaries, candidates, ...chosen, pairs: found, matrix });
     if (task === "genre") fusion = await fuseGenres(runs, probes, usable, added);
     overhead = await measureOverhead(runs, task, probes, pairs[0], choice);
@@ -358,6 +360,10 @@ async function evaluate(
   const otherName = secondName(second);
   const plain = steeredAt(added, vectors[MAIN], settings);
   const steered = (name: string, steering: Steered): Condition => ({ name, asksFor: "nothing", steering });
+  const random = (name: string, steering: Steered, like: string): Condition => ({
+    ...steered(name, { ...steering, random: "direction" }),
+    like,
+  });
   const conditions: readonly Condition[] = [
     { name: "left alone", asksFor: "nothing", steering: null },
     { name: "left alone, other seed", asksFor: "nothing", steering: null, otherSeed: OTHER_SEED },
@@ -365,18 +371,19 @@ async function evaluate(
     { name: "text of the change", asksFor: "change", steering: null },
     ...settings.strengths.flatMap((strength) => [
       steered(`steered ${strength}`, { ...main, strength }),
-      steered(`random direction ${strength}`, { ...main, strength, random: true }),
+      random(`random direction ${strength}`, { ...main, strength }, `steered ${strength}`),
     ]),
+    ...(main.move === "span" ? [steered(`random span ${choice.strength}`, { ...main, random: "span" })] : []),
     { name: "text and steered", asksFor: "class", steering: main },
     { name: "text of the change and steered", asksFor: "change", steering: main },
     steered("wrong layer", { ...main, vectors: fromOtherLayers(vectors[MAIN], model.config.decoder.layers) }),
     steered("conditional row only", { ...main, rows: "cond" }),
     ...(main.seconds === undefined ? [] : [steered("steered to the end", { ...main, seconds: undefined })]),
     steered(otherName, other),
-    steered(`${otherName}, random direction`, { ...other, random: true }),
+    random(`${otherName}, random direction`, other, otherName),
     // Estimators are compared where directions are added: a span is made of means.
     ...COMPARED.map((name) => steered(`${name} direction added`, { ...plain, vectors: vectors[name] })),
-    steered("random direction added", { ...plain, random: true }),
+    random("random direction added", plain, ""),
   ];
   const results: PairOutcomes[] = [];
   for (const pair of pairs) {
@@ -387,11 +394,22 @@ async function evaluate(
         `steering/${task}/${pairName(pair)}/${fileName(condition.name)}`,
         async () => {
           prompts ??= await preparePrompts(runs, task, pair, test);
-          return { outcomes: await runCondition(runs, prompts, condition, `clips/${task}/${pairName(pair)}`) };
+          const norms = pushesOf(
+            results.filter((one) => one.pair === pair),
+            condition.like,
+          );
+          const given = { ...condition, steering: condition.steering && { ...condition.steering, norms } };
+          return { outcomes: await runCondition(runs, prompts, given, `clips/${task}/${pairName(pair)}`) };
         },
       );
       results.push({ pair, condition: condition.name, outcomes });
     }
   }
   return results;
+}
+
+/** How far a condition moved activations, over the pairs that are given. */
+function pushesOf(found: readonly PairOutcomes[], name: string | undefined): PushNorms {
+  const own = found.filter(({ condition }) => condition === name);
+  return meanNorms(own.flatMap(({ outcomes }) => outcomes.flatMap(({ push }) => (push ? [push] : []))));
 }

@@ -25,6 +25,7 @@ function resultOf(steered: number, random: number): SeedResult {
       faults: [],
       divergence: null,
       normRatio: null,
+      push: null,
       file: null,
     }));
   return {
