@@ -183,7 +183,7 @@ function planDirections(
       const own = weights[index] ?? new Float32Array(0);
       const planned =
         spec.operator === "span"
-          ? planSpan(vectors, source, spec, own)
+          ? planSpan(vectors, source, spec, path, own)
           : [planDirection(vectors, source, spec, path, own)];
       return [site, planned.map((direction) => ({ intervention: number, ...direction }))];
     }),
@@ -259,6 +259,7 @@ function planSpan(
   vectors: SteeringVectors,
   source: SiteVectors,
   spec: InterventionSpec,
+  path: string,
   weights: Float32Array,
 ): readonly Omit<PlannedDirection, "intervention">[] {
   const means = vectors.concepts.map((_, index) => part(source.mean, index, vectors.concepts.length));
@@ -277,7 +278,12 @@ function planSpan(
       const values = concept.map((value, place) => value - (mean[place] ?? NaN));
       return { name: spec.concept, model: vectors.model, site, shape, values };
     });
-  return spanOf(differences).map(({ values: along }) => {
+  const basis = spanOf(differences);
+  if (!basis.some(({ values }) => values.some((value) => value !== 0))) {
+    const found = `"span" with "${spec.vectors}", whose ${means.length} concepts have one mean at ${site}`;
+    throw invalid(`${path}.operator`, found, "Give vectors of several classes in one file");
+  }
+  return basis.map(({ values: along }) => {
     const goals = weights.map((_, index) => projection(goal, along, index, weights.length));
     return { step: weighted(along, weights), along, weights, goals };
   });

@@ -317,6 +317,11 @@ describe("steering by a spec", () => {
     expect(refused(MINIMAL, combined)).toBe("nothing was refused");
   });
 
+  it("refuses a span of one class alone, which would do nothing", () => {
+    const alone = { genre: randomVectors(model, [...vectors.genre.sites.keys()], ["jazz"]) };
+    expect(refused({ ...MINIMAL, operator: "span", strength: 1 }, alone)).toContain("steer[0].operator");
+  });
+
   it("refuses joint steps that disagree on the norm", () => {
     const spec = specOf([MINIMAL, { ...MINIMAL, concept: "rock", restoreNorm: true }]);
     expect(messageOf(() => steer(model, spec, vectors))).toContain("segments[0].steer[1].restoreNorm: true");
