@@ -361,7 +361,7 @@ describeOnEachBackend("steering", (backend) => {
       sites: [HEADS, RESIDUAL],
       rows: "all",
       ...one,
-      restoreNorm: true,
+      restoreNorm: one.operator !== "span",
     }));
     const steering = steer(
       model,
