@@ -41,19 +41,19 @@ const heardAs = async (task, wanted, text, steering) => {
     heard[found] = (heard[found] ?? 0) + 1;
     if (found === wanted && faultsOf(audio, codes, model.config.codec.frameRate).length === 0) hits += 1;
   }
-  return { hits, clips: clips.length, heard, codes: clips.map(({ codes }) => codes) };
+  return { found: { hits, clips: clips.length, heard }, clips };
 };
 
 // What is taken to a goal is moved by what is missing: a random direction is as long as that was in the mean, in two steered clips.
-const randomInPlaceOf = async (steering, spec, vectors, text, codes) => {
+const randomInPlaceOf = async (steering, spec, vectors, text, clips) => {
   const { concept, sites, operator, rows } = spec.segments[0].steer[0];
   if (operator !== "span") {
     const random = Object.fromEntries(Object.entries(vectors).map(([name, own]) => [name, randomized(own)]));
     return steer(model, spec, random);
   }
   const pushes = [];
-  for (const own of codes.slice(0, 2)) {
-    pushes.push(await pushNorms({ model, steering, sites, text, promptFrames: 0, codes: own }));
+  for (const { codes } of clips.slice(0, 2)) {
+    pushes.push(await pushNorms({ model, steering, sites, text, promptFrames: 0, codes }));
   }
   const norms = meanNorms(pushes);
   const places = Object.keys(norms);
@@ -69,15 +69,14 @@ for (const file of specs) {
   const steering = steer(model, spec, vectors);
   const task = CONCEPTS.instrument.includes(concept) ? "instrument" : "genre";
   const neutral = NEUTRAL_TEXTS[task];
-  const { codes, ...steered } = await heardAs(task, concept, neutral, steering);
-  const random = await randomInPlaceOf(steering, spec, vectors, neutral, codes);
+  const steered = await heardAs(task, concept, neutral, steering);
+  const random = await randomInPlaceOf(steering, spec, vectors, neutral, steered.clips);
   const conditions = {
-    "left alone": await heardAs(task, concept, neutral),
-    text: await heardAs(task, concept, textFor(task, concept, 0)),
-    steered,
-    "random direction": await heardAs(task, concept, neutral, random),
+    "left alone": (await heardAs(task, concept, neutral)).found,
+    text: (await heardAs(task, concept, textFor(task, concept, 0))).found,
+    steered: steered.found,
+    "random direction": (await heardAs(task, concept, neutral, random)).found,
   };
-  Object.values(conditions).forEach((found) => delete found.codes);
   report[basename(file, ".json")] = { sites, operator, strength, beyond, ...conditions };
   for (const [name, { hits, clips }] of Object.entries(conditions)) {
     const total = ((totals[task] ??= {})[name] ??= { hits: 0, clips: 0 });

@@ -29,6 +29,8 @@ const sorted = (numbers) => [...numbers].sort((a, b) => a - b);
 const median = (numbers) => sorted(numbers)[Math.floor(numbers.length / 2)];
 const round = (number, digits = 3) => Number(number.toFixed(digits));
 
+const CONCEPTS = ["a", "b", "c", "d"];
+
 /** Directions of ones and minus ones: what they are has no influence on the time. */
 function vectorsFor(model, sites, shape) {
   const units = shape.length === 2 ? shape[0] : 1;
@@ -38,16 +40,16 @@ function vectorsFor(model, sites, shape) {
   const at = (site) => ({
     site,
     shape,
-    directions: values(size),
-    gain: ones(units),
-    bias: ones(units),
+    directions: values(CONCEPTS.length * size),
+    gain: ones(CONCEPTS.length * units),
+    bias: ones(CONCEPTS.length * units),
     score: values(units).map((value) => value / 12 + 0.5),
-    deviation: ones(units),
-    mean: values(size),
+    deviation: ones(CONCEPTS.length * units),
+    mean: values(CONCEPTS.length * size),
     norm: ones(units),
   });
   return {
-    concepts: ["a"],
+    concepts: CONCEPTS,
     label: "bench",
     target: "classes",
     estimator: "none",
@@ -76,6 +78,8 @@ try {
     ["add at every residual", residuals, { operator: "add", unit: "unit" }],
     ["convex at every residual, on a ramp", residuals, { operator: "convex", ramp: { from: 0.5, to: 1 } }],
     ["clamp at every residual", residuals, { operator: "clamp", target: 0 }],
+    ["span of four classes at every residual", residuals, { operator: "span" }],
+    ["span of four classes at one residual", residuals.slice(-1), { operator: "span" }],
     ["convex at one residual", residuals.slice(-1), { operator: "convex" }],
     ["add at every head", perHead, { operator: "add", unit: "unit" }],
     ["convex at every residual, every 25th step", residuals, { operator: "convex", every: 25 }],

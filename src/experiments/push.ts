@@ -61,10 +61,14 @@ export async function pushNorms({
       return undefined;
     },
   };
-  await withIntervention(steering, run, async (hooks) => {
-    const { logits } = await model.runWithHooks({ text, codes, rows: roles }, [keep, ...hooks, compare]);
-    logits.dispose();
-  });
+  try {
+    await withIntervention(steering, run, async (hooks) => {
+      const { logits } = await model.runWithHooks({ text, codes, rows: roles }, [keep, ...hooks, compare]);
+      logits.dispose();
+    });
+  } finally {
+    before.forEach((value) => value.dispose()); // of a pass that failed half-way
+  }
   const norms = [...squares].map(([site, { units, values }]) => {
     const each = Array.from({ length: units }, (_, unit) => {
       const own = Array.from(values).filter((value, place) => place % units === unit && value > 0);

@@ -102,7 +102,7 @@ function steeringFindings(task: TaskResult): readonly string[] {
   const all = summarizeConditions(task);
   if (!choice || all.length === 0) return [];
   const named = (name: string): ConditionSummary | undefined => all.find(({ condition }) => condition === name);
-  const place = placeName(choice).replace("-", " ").replace("layer all", "all layers");
+  const place = placeName(choice).replaceAll("-", " ").replace("layer all", "all layers");
   const lines = [`${task.task}: chosen on other clips: ${place}, strength ${choice.strength}.`];
   for (const { condition, success, withMelody, content, divergence, faulty } of all) {
     lines.push(

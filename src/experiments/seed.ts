@@ -360,7 +360,7 @@ async function evaluate(
   const otherName = secondName(second);
   const plain = steeredAt(added, vectors[MAIN], settings);
   const steered = (name: string, steering: Steered): Condition => ({ name, asksFor: "nothing", steering });
-  const random = (name: string, steering: Steered, like: string): Condition => ({
+  const random = (name: string, steering: Steered, like?: string): Condition => ({
     ...steered(name, { ...steering, random: "direction" }),
     like,
   });
@@ -383,7 +383,7 @@ async function evaluate(
     random(`${otherName}, random direction`, other, otherName),
     // Estimators are compared where directions are added: a span is made of means.
     ...COMPARED.map((name) => steered(`${name} direction added`, { ...plain, vectors: vectors[name] })),
-    random("random direction added", plain, ""),
+    random("random direction added", plain),
   ];
   const results: PairOutcomes[] = [];
   for (const pair of pairs) {

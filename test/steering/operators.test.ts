@@ -49,6 +49,21 @@ function vectorsOf(kind: "residual" | "heads"): SteeringVectors {
   return { ...made, sites: new Map([...made.sites].map(([site, one]) => [site, { ...one, ...numbers }])) };
 }
 
+function passOf(phase: "forward" | "decode", first: number, positions: number): DecoderContext {
+  return {
+    phase,
+    step: first,
+    firstPosition: first,
+    positions,
+    rows: ROWS,
+    pattern: { delays: [0], pad: 8 },
+    frames: 3,
+    prefix: NO_PREFIX,
+    window: { first: 0, end: 3 },
+    frameRate: 50,
+  };
+}
+
 describeOnEachBackend("the operators", () => {
   const cases = (["residual", "heads"] as const).flatMap((kind) =>
     GOLDENS[kind].cases.map(({ name, ...rest }) => ({ kind, name, ...rest })),
@@ -72,18 +87,7 @@ describeOnEachBackend("the operators", () => {
               );
         const moved: tf.Tensor[] = [];
         for (const [index, value] of parts.entries()) {
-          const pass: DecoderContext = {
-            phase: passes === "one pass" ? "forward" : "decode",
-            step: index,
-            firstPosition: index,
-            positions: value.shape[1] ?? 0,
-            rows: ROWS,
-            pattern: { delays: [0], pad: 8 },
-            frames: 3,
-            prefix: NO_PREFIX,
-            window: { first: 0, end: 3 },
-            frameRate: 50,
-          };
+          const pass = passOf(passes === "one pass" ? "forward" : "decode", index, value.shape[1] ?? 0);
           const at = new Activation({ announcement: new Announcement(SITES[kind], value), pass });
           const [hook] = run.hooks;
           moved.push((await hook?.run(value, at)) ?? value);
@@ -117,18 +121,7 @@ describeOnEachBackend("a span", () => {
       };
       const run = steer(bareModel(kind), specOf([given]), { genre: vectors }).begin(RUN);
       const h = tf.tensor(noise(2 * size, 7), [2, 1, ...shape]);
-      const pass: DecoderContext = {
-        phase: "decode",
-        step: 0,
-        firstPosition: 0,
-        positions: 1,
-        rows: ROWS,
-        pattern: { delays: [0], pad: 8 },
-        frames: 3,
-        prefix: NO_PREFIX,
-        window: { first: 0, end: 3 },
-        frameRate: 50,
-      };
+      const pass = passOf("decode", 0, 1);
       const [hook] = run.hooks;
       const moved = await hook?.run(h, new Activation({ announcement: new Announcement(SITES[kind], h), pass }));
       const [before, after] = [await h.data(), (await moved?.data()) ?? []];

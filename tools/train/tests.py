@@ -15,7 +15,7 @@ from .captions import captions
 from .codec import codec_config, fit_codebooks
 from .compose import GENRES, HIGHEST, INSTRUMENTS, LONGEST, LOWEST, OCTAVE_BELOW, PHRASE, ROLLED, STROKE, compose
 from .evaluate import chroma_similarity, faults
-from .judge import COUNT, Features
+from .judge import COUNT, Classifier, Features, joined
 from .listener import Listener, coefficients, install, latents
 from .lm import Batches, LanguageModel, by_codebook, delayed, grown, look_back, orthogonal, sharpen
 from .notes import ATTACK, LEADS, PITCHES, played
@@ -284,6 +284,16 @@ class LanguageModelParts(unittest.TestCase):
 
 
 class Measures(unittest.TestCase):
+    def test_several_classifiers_joined_say_the_mean_of_what_they_say(self):
+        torch.manual_seed(4)
+        voters = [Classifier(3).eval() for _ in range(4)]
+        centre, scale, features = torch.randn(COUNT), torch.rand(COUNT) + 0.5, torch.randn(7, COUNT)
+        for voter in voters:
+            voter.centre.copy_(centre)
+            voter.scale.copy_(scale)
+        wanted = torch.stack([voter(features) for voter in voters]).mean(0)
+        torch.testing.assert_close(joined(voters)(features), wanted, atol=1e-5, rtol=1e-5)
+
     def test_chroma_tells_a_tone_from_its_neighbour_but_not_from_its_octave(self):
         a, octave, neighbour = tone((440,)), tone((880,)), tone((466.16,))
         self.assertGreater(chroma_similarity(a, octave), 0.95)
